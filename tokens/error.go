@@ -1,0 +1,135 @@
+package tokens
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Kind classifies a failure by what can be done about it.
+type Kind int
+
+// The kinds of failure.
+const (
+	// KindTransient: it may go well later: network trouble, 429, 5xx.
+	KindTransient Kind = iota
+	// KindAmbiguous: the request was sent and its answer lost. The provider may
+	// have acted on it.
+	KindAmbiguous
+	// KindNeedsPerson: the account must sign in (again).
+	KindNeedsPerson
+	// KindConfig: a setting is wrong: client id, secret, scope, endpoint.
+	KindConfig
+)
+
+func (k Kind) String() string {
+	switch k {
+	case KindTransient:
+		return "transient"
+	case KindAmbiguous:
+		return "ambiguous"
+	case KindNeedsPerson:
+		return "needs_person"
+	case KindConfig:
+		return "configuration"
+	}
+	return fmt.Sprintf("kind %d", int(k))
+}
+
+// Error is a failure to get a token. It holds no token, code or secret.
+type Error struct {
+	// Op is what was being done: "refresh", "code exchange", "discovery" …
+	Op      string
+	Kind    Kind
+	Account Account
+	// Code is the OAuth error code (RFC 6749, section 5.2), such as
+	// invalid_grant.
+	Code string
+	// Description is the provider's own text, cut and freed of anything that we
+	// had sent. It is a stranger's: escape it.
+	Description string
+	// Status is the HTTP status, where an answer came.
+	Status int
+	// RetryAfter is how long the provider asked to wait.
+	RetryAfter time.Duration
+	Err        error
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Op)
+	if e.Account != (Account{}) {
+		b.WriteString(" of " + e.Account.String())
+	}
+	if e.Status != 0 {
+		fmt.Fprintf(&b, ": status %d", e.Status)
+	}
+	if e.Code != "" {
+		b.WriteString(": " + e.Code)
+	}
+	if e.Description != "" {
+		b.WriteString(": " + e.Description)
+	}
+	if e.Err != nil {
+		b.WriteString(": " + e.Err.Error())
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Temporary reports whether the same call may succeed later without anybody
+// doing anything.
+func (e *Error) Temporary() bool { return e.Kind == KindTransient || e.Kind == KindAmbiguous }
+
+// failure is e as it is kept with the token.
+func (e *Error) failure(at time.Time) *Failure {
+	text := e.Description
+	if text == "" && e.Err != nil {
+		text = e.Err.Error()
+	}
+	return &Failure{At: at.UTC(), Kind: e.Kind.String(), Code: e.Code, Description: text}
+}
+
+// kindOf maps an OAuth error code to its class. Numbers in descriptions (such
+// as AADSTS…) refine advice elsewhere, never this.
+func kindOf(code string, status int) Kind {
+	switch code {
+	case "invalid_grant", "interaction_required", "login_required", "consent_required",
+		"access_denied", "authorization_declined", "expired_token", "bad_verification_code":
+		return KindNeedsPerson
+	case "invalid_client", "unauthorized_client", "invalid_scope", "invalid_request",
+		"invalid_resource", "unsupported_grant_type", "invalid_target", "deleted_client":
+		return KindConfig
+	case "temporarily_unavailable", "server_error", "slow_down", "authorization_pending",
+		"rate_limit_exceeded", "internal_failure":
+		return KindTransient
+	}
+	switch {
+	case status == 408 || status == 429 || status >= 500:
+		return KindTransient
+	case status == 401 || status == 403 || status == 404 || status == 405 || status >= 300 && status < 400:
+		return KindConfig
+	}
+	return KindTransient
+}
+
+const maxDescription = 300
+
+// tidy makes a provider's text fit to show: one line, cut, and without any of
+// the given secrets, which a careless server may send back.
+func tidy(text string, secrets ...string) string {
+	for _, s := range secrets {
+		if len(s) < 4 {
+			continue
+		}
+		text = strings.ReplaceAll(text, s, redacted)
+		text = strings.ReplaceAll(text, url.QueryEscape(s), redacted)
+	}
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 }), " ")
+	if len(text) > maxDescription {
+		text = strings.ToValidUTF8(text[:maxDescription], "") + "…"
+	}
+	return text
+}

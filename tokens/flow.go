@@ -1,0 +1,385 @@
+package tokens
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// flowLife is how long a sign-in may take: from the link to the start page, and
+// again from there to the callback.
+const flowLife = 10 * time.Minute
+
+// The names under which tickets and cookies are sealed: neither opens as the
+// other.
+const (
+	ticketName  = "oauth_mail/flow/ticket"
+	pendingName = "oauth_mail/flow/cookie"
+)
+
+// Flow signs accounts in with an authorization code and PKCE (RFC 6749, section
+// 4.1; RFC 7636). Nothing about a sign-in is kept on the server: a sealed ticket
+// leads to the start page, a sealed cookie binds what follows to the browser
+// that opened it, and any instance that has the keys can finish it. It is safe
+// for concurrent use.
+type Flow struct {
+	Store *Store
+	Keys  func() (*KeyRing, error)
+	// Verify tries the new access token at the mail server, before it is saved.
+	// nil accepts; an error that is ErrRefused refuses the account; any other
+	// means that the mail server could not be asked. Optional.
+	Verify func(ctx context.Context, a Account, accessToken string) error
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// ErrRefused: the mail server does not let the new token open the mailbox.
+var ErrRefused = errors.New("the mail server refuses the token for this mailbox")
+
+// Ticket asks a person to sign in to an account. Sealed, it is part of a link
+// that can be handed to the owner of the mailbox.
+type Ticket struct {
+	Account Account   `json:"account"`
+	Prompt  string    `json:"prompt,omitempty"`
+	By      string    `json:"by,omitempty"`
+	Expires time.Time `json:"expires"`
+}
+
+// pending is a sign-in under way. Sealed, it is the cookie of the browser.
+type pending struct {
+	Ticket   Ticket `json:"ticket"`
+	State    string `json:"state"`
+	Nonce    string `json:"nonce"`
+	Verifier string `json:"verifier"`
+}
+
+// FlowError is a sign-in that ended without a token. Reason is what programs
+// and pages tell by.
+type FlowError struct {
+	Reason Reason
+	// Account is the account, where it is known.
+	Account Account
+	Err     error
+}
+
+// Reason says why a sign-in ended without a token.
+type Reason string
+
+// The reasons.
+const (
+	ReasonTicket   Reason = "ticket"         // the link is broken or has expired
+	ReasonBrowser  Reason = "other_browser"  // the cookie is missing: another browser began this
+	ReasonExpired  Reason = "expired"        // it took too long
+	ReasonState    Reason = "state"          // the answer belongs to no sign-in of this browser
+	ReasonSpent    Reason = "spent"          // the answer was used before
+	ReasonProvider Reason = "other_provider" // the answer came to another provider's address
+	ReasonIssuer   Reason = "issuer"         // iss is wrong or missing
+	ReasonDenied   Reason = "denied"         // the person, or the provider, said no
+	ReasonExchange Reason = "exchange"       // the code could not be redeemed
+	ReasonScope    Reason = "scope"          // the grant lacks a scope
+	ReasonRefresh  Reason = "no_refresh"     // no refresh token came
+	ReasonIdentity Reason = "wrong_account"  // somebody else signed in
+	ReasonStorage  Reason = "storage"        // the token could not be kept
+)
+
+func (e *FlowError) Error() string {
+	text := "sign-in"
+	if e.Account != (Account{}) {
+		text += " of " + e.Account.String()
+	}
+	text += ": " + string(e.Reason)
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+func (e *FlowError) Unwrap() error { return e.Err }
+
+func (f *Flow) now() time.Time {
+	if f.Now != nil {
+		return f.Now()
+	}
+	return time.Now()
+}
+
+// NewTicket seals an invitation to sign in to an account, good for ten minutes.
+// By names who asks. A prompt other than the provider's own can be given, such
+// as select_account after a wrong one had signed in.
+func (f *Flow) NewTicket(a Account, by, prompt string) (sealed string, expires time.Time, err error) {
+	expires = f.now().Add(flowLife).UTC().Truncate(time.Second)
+	sealed, err = f.seal(ticketName, Ticket{Account: a, By: by, Prompt: prompt, Expires: expires})
+	return sealed, expires, err
+}
+
+// OpenTicket reads a ticket. The error is a [*FlowError].
+func (f *Flow) OpenTicket(sealed string) (Ticket, error) {
+	var t Ticket
+	if err := f.open(ticketName, sealed, &t); err != nil {
+		return Ticket{}, &FlowError{Reason: ReasonTicket, Err: err}
+	}
+	if f.now().After(t.Expires) {
+		return Ticket{}, &FlowError{Reason: ReasonTicket, Account: t.Account, Err: errors.New("the link has expired")}
+	}
+	return t, nil
+}
+
+// Begun is a sign-in that was begun: where to send the browser, and the cookie
+// that it must bring back.
+type Begun struct {
+	URL         string
+	CookieName  string
+	CookieValue string
+	// Expires is when the cookie is of no more use.
+	Expires time.Time
+}
+
+// Begin begins the sign-in that a ticket invites to.
+func (f *Flow) Begin(ctx context.Context, c *Client, t Ticket) (*Begun, error) {
+	p, err := c.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	expires := f.now().Add(flowLife).UTC()
+	pend := pending{Ticket: t, State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+	pend.Ticket.Expires = expires
+	value, err := f.seal(pendingName, pend)
+	if err != nil {
+		return nil, err
+	}
+	return &Begun{
+		URL:         c.authorizationURL(p, pend.State, pend.Nonce, pend.Verifier, t.Account.User, t.Prompt),
+		CookieName:  CookieName(pend.State),
+		CookieValue: value,
+		Expires:     expires,
+	}, nil
+}
+
+// CookiePrefix begins the names of the cookies of sign-ins under way.
+const CookiePrefix = "oauth_mail_flow_"
+
+// CookieName is the name of the cookie of the sign-in with the given state. Each
+// has its own, so that two tabs do not disturb each other.
+func CookieName(state string) string {
+	sum := sha256.Sum256([]byte(state))
+	return CookiePrefix + hex.EncodeToString(sum[:8])
+}
+
+// Complete ends a sign-in: it checks the authorization response that came to
+// the provider's redirect URI, redeems the code, checks what was granted and to
+// whom, and saves the token. A token saved before stays when anything fails.
+// The error is a [*FlowError].
+//
+// The caller's going away does not stop it once the code is on its way: a code
+// is good for one use only.
+func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, cookie string) (*Token, error) {
+	pend, err := f.match(c, response, cookie)
+	if err != nil {
+		return nil, err
+	}
+	account := pend.Ticket.Account
+	fail := func(r Reason, err error) (*Token, error) {
+		return nil, &FlowError{Reason: r, Account: account, Err: err}
+	}
+	p, err := c.resolve(ctx)
+	if err != nil {
+		return fail(ReasonExchange, err)
+	}
+	if err := checkIss(p, response); err != nil {
+		return fail(ReasonIssuer, err)
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := f.Store.claimState(ctx, pend.State, f.now()); err != nil {
+		return fail(ReasonSpent, err)
+	}
+	if code := response.Get("error"); code != "" {
+		return fail(ReasonDenied, &Error{
+			Op: "authorization", Kind: kindOf(code, 0), Account: account,
+			Code: tidy(code), Description: tidy(response.Get("error_description")),
+		})
+	}
+	code := response.Get("code")
+	if code == "" {
+		return fail(ReasonState, errors.New("the provider's answer has no code"))
+	}
+	g, err := c.exchange(ctx, code, pend.Verifier)
+	if err != nil {
+		return fail(ReasonExchange, err)
+	}
+	t, reason, err := f.accept(ctx, p, pend, g)
+	if err != nil {
+		return fail(reason, err)
+	}
+	return t, nil
+}
+
+// match finds the sign-in that a response belongs to.
+func (f *Flow) match(c *Client, response url.Values, cookie string) (*pending, error) {
+	if cookie == "" {
+		return nil, &FlowError{Reason: ReasonBrowser, Err: errors.New("this browser did not begin the sign-in, or blocks cookies")}
+	}
+	var pend pending
+	if err := f.open(pendingName, cookie, &pend); err != nil {
+		return nil, &FlowError{Reason: ReasonState, Err: err}
+	}
+	account := pend.Ticket.Account
+	switch {
+	case subtle.ConstantTimeCompare([]byte(pend.State), []byte(response.Get("state"))) != 1:
+		return nil, &FlowError{Reason: ReasonState, Account: account, Err: errors.New("the state is not the one of this sign-in")}
+	case account.Provider != c.provider.Name:
+		return nil, &FlowError{Reason: ReasonProvider, Account: account, Err: errors.New("the answer came to another provider's redirect URI")}
+	case f.now().After(pend.Ticket.Expires):
+		return nil, &FlowError{Reason: ReasonExpired, Account: account, Err: errors.New("the sign-in took more than ten minutes")}
+	}
+	return &pend, nil
+}
+
+// checkIss applies RFC 9207, section 2.4.
+func checkIss(p Provider, response url.Values) error {
+	iss, present := response.Get("iss"), response.Has("iss")
+	switch {
+	case p.IssRule == IssIgnored || p.Issuer == "":
+		return nil
+	case present && iss != p.Issuer:
+		return errors.New("the answer names another issuer: " + tidy(iss))
+	case !present && p.IssRule == IssRequired:
+		return errors.New("the answer names no issuer, though this provider says that it always does")
+	}
+	return nil
+}
+
+// accept checks a grant and saves it.
+func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) (*Token, Reason, error) {
+	account := pend.Ticket.Account
+	now := f.now()
+	if missing := missingScopes(p.Scopes, g.scopes); len(missing) > 0 {
+		return nil, ReasonScope, errors.New("not granted: " + tidy(strings.Join(missing, " ")))
+	}
+	if g.refreshToken == "" {
+		return nil, ReasonRefresh, errors.New("the provider gave no refresh token: ask for the scope offline_access, or for offline access with prompt consent")
+	}
+	id, err := readIDToken(g.idToken, p, pend.Nonce, now)
+	if err != nil {
+		return nil, ReasonExchange, err
+	}
+	unlock, err := f.Store.lock(ctx, account)
+	if err == nil {
+		defer unlock()
+	}
+	old, err := f.Store.Load(ctx, account)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, ReasonStorage, err
+	}
+	if err := f.checkIdentity(ctx, account, id, old, g.accessToken); err != nil {
+		return nil, ReasonIdentity, err
+	}
+	t := &Token{
+		Account:      account,
+		Generation:   1,
+		AccessToken:  NewSecret(g.accessToken),
+		RefreshToken: NewSecret(g.refreshToken),
+		Scopes:       g.scopes,
+		Identity:     id,
+		AuthorizedAt: now.UTC(),
+		AuthorizedBy: pend.Ticket.By,
+		IssuedAt:     now.UTC(),
+		Expiry:       now.Add(g.expiresIn).UTC(),
+	}
+	if old != nil {
+		t.Generation = old.Generation + 1
+	}
+	if err := f.Store.Save(ctx, t); err != nil {
+		return nil, ReasonStorage, err
+	}
+	return t, "", nil
+}
+
+// checkIdentity decides whether the right person signed in. The mail server
+// decides where it can be asked; the names in the ID token only where it can
+// not, since they can be changed and be aliases.
+func (f *Flow) checkIdentity(ctx context.Context, a Account, id Identity, old *Token, accessToken string) error {
+	if old != nil && old.Identity.known() && id.known() && !old.Identity.same(id) {
+		return errors.New("another account was authorized for " + a.User + " before; disconnect it first if this one is to take its place")
+	}
+	undecided := true
+	if f.Verify != nil {
+		err := f.Verify(ctx, a, accessToken)
+		if errors.Is(err, ErrRefused) {
+			return errors.New("the account that signed in" + signedIn(id) + " may not send as " + a.User + ": " + err.Error())
+		}
+		undecided = err != nil
+	}
+	if undecided && len(id.Names) > 0 && !id.names(a.User) {
+		return errors.New("the account that signed in" + signedIn(id) + " is not " + a.User)
+	}
+	return nil
+}
+
+func signedIn(id Identity) string {
+	if len(id.Names) == 0 {
+		return ""
+	}
+	return " (" + tidy(id.Names[0]) + ")"
+}
+
+// missingScopes returns the scopes that were asked for and not granted. A
+// provider that tells no scopes granted all (RFC 6749, section 5.1). Scopes
+// that concern the sign-in itself are often left out of the answer.
+func missingScopes(asked, granted []string) []string {
+	if granted == nil {
+		return nil
+	}
+	aside := []string{"offline_access", "openid", "email", "profile"}
+	var missing []string
+	for _, s := range asked {
+		if slices.Contains(aside, s) || slices.ContainsFunc(granted, func(g string) bool { return strings.EqualFold(g, s) }) {
+			continue
+		}
+		missing = append(missing, s)
+	}
+	return missing
+}
+
+func (f *Flow) seal(name string, v any) (string, error) {
+	ring, err := f.Keys()
+	if err != nil {
+		return "", err
+	}
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	sealed, err := ring.Seal(name, plain)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(sealed), nil
+}
+
+func (f *Flow) open(name, text string, v any) error {
+	ring, err := f.Keys()
+	if err != nil {
+		return err
+	}
+	sealed, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return ErrCorrupt
+	}
+	plain, err := ring.Open(name, sealed)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(plain, v)
+}

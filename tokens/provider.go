@@ -1,0 +1,143 @@
+package tokens
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Provider is an authorization server and our client registration there (RFC
+// 6749, section 2), as plain values.
+type Provider struct {
+	// Name is the provider's name in the configuration.
+	Name string
+	// DisplayName is what people see. Empty: Name.
+	DisplayName string
+	// Issuer identifies the server (RFC 8414). Endpoints that are not given are
+	// discovered from it.
+	Issuer                string
+	AuthorizationEndpoint string
+	TokenEndpoint         string
+	RevocationEndpoint    string
+	ClientID              string
+	// ClientSecret may be empty for a public client.
+	ClientSecret Secret
+	// AuthStyle is how the client authenticates at the token endpoint.
+	AuthStyle AuthStyle
+	// Scopes are asked for at authorization.
+	Scopes []string
+	// ScopeOnRefresh repeats the scopes when refreshing.
+	ScopeOnRefresh bool
+	// Prompt is the value of the prompt parameter; empty sends none.
+	Prompt string
+	// AuthParams are further parameters of the authorization request.
+	AuthParams map[string]string
+	// IssRule is what to make of the iss parameter (RFC 9207).
+	IssRule IssRule
+	// RedirectURI is registered with the provider, exactly like this.
+	RedirectURI string
+	// Servers are the mail servers that may see this provider's tokens: host
+	// names in lower case.
+	Servers []string
+}
+
+// AuthStyle is how a client authenticates at the token endpoint (RFC 6749,
+// section 2.3.1). It is decided before the first request and never tried out:
+// a second try would present a refresh token twice.
+type AuthStyle int
+
+// The ways of client authentication.
+const (
+	AuthFromMetadata AuthStyle = iota // post where the server lists it, else basic
+	AuthPost                          // client_secret_post
+	AuthBasic                         // client_secret_basic
+)
+
+// IssRule is what to make of the iss parameter of an authorization response
+// (RFC 9207).
+type IssRule int
+
+// The rules.
+const (
+	IssIfPresent IssRule = iota // a wrong one is refused, a missing one is not
+	IssRequired                 // a missing one is refused, too
+	IssIgnored                  // the provider sends odd ones
+)
+
+// Title is the name to show to people.
+func (p *Provider) Title() string {
+	if p.DisplayName != "" {
+		return p.DisplayName
+	}
+	return p.Name
+}
+
+// AllowsServer reports whether a mail server may see this provider's tokens.
+func (p *Provider) AllowsServer(host string) bool {
+	return slices.Contains(p.Servers, strings.ToLower(strings.TrimSuffix(host, ".")))
+}
+
+// Check reports what is missing or wrong, without touching a network.
+func (p *Provider) Check() error {
+	if p.ClientID == "" {
+		return errors.New("client_id is missing")
+	}
+	if p.Issuer == "" && (p.AuthorizationEndpoint == "" || p.TokenEndpoint == "") {
+		return errors.New("give a preset, an issuer, or authorization_endpoint and token_endpoint")
+	}
+	if len(p.Servers) == 0 {
+		return errors.New("servers is missing: name the mail servers that may see this provider's tokens")
+	}
+	for _, u := range []struct{ word, value string }{
+		{"issuer", p.Issuer},
+		{"authorization_endpoint", p.AuthorizationEndpoint},
+		{"token_endpoint", p.TokenEndpoint},
+		{"revocation_endpoint", p.RevocationEndpoint},
+		{"redirect_uri", p.RedirectURI},
+	} {
+		if u.value == "" {
+			continue
+		}
+		if err := checkEndpoint(u.value); err != nil {
+			return fmt.Errorf("%s: %w", u.word, err)
+		}
+	}
+	return nil
+}
+
+// checkEndpoint accepts https URLs, and http ones on loopback, which serve
+// trials and tests.
+func checkEndpoint(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return fmt.Errorf("%q is no URL", raw)
+	}
+	if u.User != nil || u.Fragment != "" || u.Host == "" {
+		return fmt.Errorf("%q must be an absolute URL without user and fragment", raw)
+	}
+	if u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()) {
+		return nil
+	}
+	return fmt.Errorf("%q must begin with https:// (http:// is for loopback only)", raw)
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+// origin returns scheme, host and port of a URL, for comparing.
+func origin(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}

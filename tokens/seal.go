@@ -1,0 +1,154 @@
+package tokens
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+)
+
+// A sealed record is
+//
+//	magic (4) ‖ format version (1) ‖ key id (4) ‖ salt (16) ‖ nonce (12) ‖ ciphertext and tag
+//
+// encrypted with AES-256-GCM under a key of its own, derived by HKDF-SHA-256
+// from the master key and the salt. Everything before the nonce and the name of
+// the record are authenticated, so that a record copied to another name does
+// not open there.
+const (
+	sealMagic   = "OMSR"
+	sealVersion = 1
+	keyIDSize   = 4
+	saltSize    = 16
+	sealHeader  = len(sealMagic) + 1 + keyIDSize + saltSize
+	sealContext = "oauth_mail sealed record v1"
+
+	// KeySize is the size of a master key in octets.
+	KeySize = 32
+)
+
+// The reasons why a sealed record does not open.
+var (
+	// ErrUnknownKey: the record was sealed with a key that is not in the ring.
+	ErrUnknownKey = errors.New("sealed with a key that is not configured")
+	// ErrNewerFormat: a newer version of this software wrote the record. It
+	// must be left as it is.
+	ErrNewerFormat = errors.New("written by a newer version of this software")
+	// ErrCorrupt: the record was changed, cut or moved.
+	ErrCorrupt = errors.New("sealed record is damaged or was moved")
+)
+
+// KeyRing seals and opens records. The first key seals; every key opens. It is
+// safe for concurrent use.
+type KeyRing struct {
+	keys []masterKey
+}
+
+type masterKey struct {
+	id     [keyIDSize]byte
+	secret []byte
+}
+
+// NewKeyRing makes a ring of one or more master keys of [KeySize] octets, the
+// sealing one first.
+func NewKeyRing(keys ...[]byte) (*KeyRing, error) {
+	if len(keys) == 0 {
+		return nil, errors.New("key ring without a key")
+	}
+	r := &KeyRing{}
+	for i, k := range keys {
+		if len(k) != KeySize {
+			return nil, fmt.Errorf("key %d has %d octets, must have %d", i+1, len(k), KeySize)
+		}
+		sum := sha256.Sum256(append([]byte("oauth_mail key id"), k...))
+		r.keys = append(r.keys, masterKey{id: [keyIDSize]byte(sum[:keyIDSize]), secret: bytes.Clone(k)})
+	}
+	return r, nil
+}
+
+// ParseKey reads a master key from its text form, 32 octets in base64.
+func ParseKey(s string) ([]byte, error) {
+	k, err := base64.StdEncoding.DecodeString(s)
+	if err != nil || len(k) != KeySize {
+		return nil, fmt.Errorf("a key is %d octets in base64, such as `openssl rand -base64 %d` prints", KeySize, KeySize)
+	}
+	return k, nil
+}
+
+// NewKey makes a random master key in its text form.
+func NewKey() string {
+	k := make([]byte, KeySize)
+	rand.Read(k) // never fails
+	return base64.StdEncoding.EncodeToString(k)
+}
+
+// Seal encrypts plaintext as the record with the given name.
+func (r *KeyRing) Seal(name string, plaintext []byte) ([]byte, error) {
+	out := make([]byte, 0, sealHeader+12+len(plaintext)+16)
+	out = append(out, sealMagic...)
+	out = append(out, sealVersion)
+	out = append(out, r.keys[0].id[:]...)
+	out = out[:sealHeader]
+	rand.Read(out[sealHeader-saltSize:])
+	aead, err := r.keys[0].aead(out[sealHeader-saltSize:])
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(out, nil, plaintext, associated(out, name)), nil
+}
+
+// Open decrypts a record that was sealed under the same name. The error is or
+// wraps one of [ErrUnknownKey], [ErrNewerFormat] and [ErrCorrupt].
+func (r *KeyRing) Open(name string, sealed []byte) ([]byte, error) {
+	if len(sealed) < sealHeader || string(sealed[:len(sealMagic)]) != sealMagic {
+		return nil, ErrCorrupt
+	}
+	if v := sealed[len(sealMagic)]; v > sealVersion {
+		return nil, fmt.Errorf("format %d: %w", v, ErrNewerFormat)
+	} else if v != sealVersion {
+		return nil, ErrCorrupt
+	}
+	header := sealed[:sealHeader]
+	id := [keyIDSize]byte(header[len(sealMagic)+1:])
+	known := false
+	for _, k := range r.keys {
+		if k.id != id {
+			continue
+		}
+		known = true
+		aead, err := k.aead(header[sealHeader-saltSize:])
+		if err != nil {
+			return nil, err
+		}
+		if plain, err := aead.Open(nil, nil, sealed[sealHeader:], associated(header, name)); err == nil {
+			return plain, nil
+		}
+	}
+	if !known {
+		return nil, fmt.Errorf("key id %x: %w", id, ErrUnknownKey)
+	}
+	return nil, ErrCorrupt
+}
+
+// aead returns the cipher of one record. Its nonce is random and part of the
+// ciphertext.
+func (k masterKey) aead(salt []byte) (cipher.AEAD, error) {
+	key, err := hkdf.Key(sha256.New, k.secret, salt, sealContext, KeySize)
+	if err != nil {
+		return nil, fmt.Errorf("deriving a record key: %w", err)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+func associated(header []byte, name string) []byte {
+	return append(bytes.Clone(header[:sealHeader]), name...)
+}

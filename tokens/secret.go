@@ -1,0 +1,30 @@
+package tokens
+
+import "log/slog"
+
+// Secret is a string that does not show itself: printed, logged or marshalled
+// it reads "[redacted]". Only [Secret.Reveal] gives the value.
+type Secret struct{ value string }
+
+const redacted = "[redacted]"
+
+// NewSecret wraps a value.
+func NewSecret(value string) Secret { return Secret{value} }
+
+// Reveal returns the value. Call it on the last line before the wire.
+func (s Secret) Reveal() string { return s.value }
+
+// IsZero reports whether there is no secret.
+func (s Secret) IsZero() bool { return s.value == "" }
+
+// String returns a fixed text.
+func (s Secret) String() string { return redacted }
+
+// GoString returns a fixed text.
+func (s Secret) GoString() string { return redacted }
+
+// MarshalText returns a fixed text. A secret is stored by [Store] alone.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue returns a fixed text.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }

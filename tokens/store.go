@@ -1,0 +1,184 @@
+package tokens
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"time"
+)
+
+// Storage is where records lie. certmagic.Storage satisfies it.
+//
+// Load, and List of a prefix that holds nothing, return an error that is
+// [fs.ErrNotExist]; any other error means that it is not known what is there,
+// and never that there is nothing. Lock and Unlock ask for mutual exclusion
+// among all processes that share the storage; the code here stays correct when
+// they do not give it. Store must be durable when it returns.
+type Storage interface {
+	Store(ctx context.Context, key string, value []byte) error
+	Load(ctx context.Context, key string) ([]byte, error)
+	Delete(ctx context.Context, key string) error
+	List(ctx context.Context, prefix string, recursive bool) ([]string, error)
+	Lock(ctx context.Context, name string) error
+	Unlock(ctx context.Context, name string) error
+}
+
+const (
+	storageTimeout = 15 * time.Second
+	lockTimeout    = 15 * time.Second
+)
+
+// Store keeps tokens in a [Storage], sealed. It is safe for concurrent use.
+type Store struct {
+	storage Storage
+	keys    func() (*KeyRing, error)
+}
+
+// NewStore returns a Store. It asks for the key ring when it first needs it, so
+// that a configuration can be built without touching a key.
+func NewStore(s Storage, keys func() (*KeyRing, error)) *Store {
+	return &Store{storage: s, keys: keys}
+}
+
+// Load reads an account's token. Without one the error is [fs.ErrNotExist].
+func (s *Store) Load(ctx context.Context, a Account) (*Token, error) {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	key := a.storageKey()
+	sealed, err := s.storage.Load(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("loading token of %s: %w", a, err)
+	}
+	ring, err := s.keys()
+	if err != nil {
+		return nil, err
+	}
+	plain, err := ring.Open(key, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("opening token of %s: %w", a, err)
+	}
+	t, err := decodeToken(plain)
+	if err != nil {
+		return nil, fmt.Errorf("reading token of %s: %w", a, err)
+	}
+	if t.Account.hash() != a.hash() {
+		return nil, fmt.Errorf("token of %s: %w", a, ErrCorrupt)
+	}
+	return t, nil
+}
+
+// Save writes a token.
+func (s *Store) Save(ctx context.Context, t *Token) error {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	ring, err := s.keys()
+	if err != nil {
+		return err
+	}
+	plain, err := encodeToken(t)
+	if err != nil {
+		return fmt.Errorf("encoding token of %s: %w", t.Account, err)
+	}
+	key := t.Account.storageKey()
+	sealed, err := ring.Seal(key, plain)
+	if err != nil {
+		return fmt.Errorf("sealing token of %s: %w", t.Account, err)
+	}
+	if err := s.storage.Store(ctx, key, sealed); err != nil {
+		return fmt.Errorf("storing token of %s: %w", t.Account, err)
+	}
+	return nil
+}
+
+// Delete removes an account's token. Deleting what is not there succeeds.
+func (s *Store) Delete(ctx context.Context, a Account) error {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	if err := s.storage.Delete(ctx, a.storageKey()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("deleting token of %s: %w", a, err)
+	}
+	return nil
+}
+
+// HasRecords reports whether any token record is stored, opened or not. It
+// tells a first start from one that has lost its key.
+func (s *Store) HasRecords(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	keys, err := s.storage.List(ctx, prefixTokens, true)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("listing tokens: %w", err)
+	}
+	for _, k := range keys {
+		if path.Ext(k) == ".tok" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// lock takes the account's lock in the storage. The lock narrows a race but is
+// not relied on: whoever holds it must look at the storage again.
+func (s *Store) lock(ctx context.Context, a Account) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	if err := s.storage.Lock(ctx, a.lockName()); err != nil {
+		return nil, fmt.Errorf("locking token of %s: %w", a, err)
+	}
+	return func() {
+		// The caller's context may have ended; the lock must go all the same.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storageTimeout)
+		defer cancel()
+		_ = s.storage.Unlock(ctx, a.lockName()) // it expires by itself
+	}, nil
+}
+
+// errSpent: the state of a sign-in was used before.
+var errSpent = errors.New("this sign-in was already completed")
+
+// claimState marks the state of a sign-in as used. It fails with errSpent if it
+// was used before, and lets pass what the storage cannot tell: the code's being
+// good for one use only, at the provider, is the real guard.
+func (s *Store) claimState(ctx context.Context, state string, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	sum := sha256.Sum256([]byte(state))
+	key := prefixStates + "/" + hex.EncodeToString(sum[:])
+	if _, err := s.storage.Load(ctx, key); err == nil {
+		return errSpent
+	}
+	_ = s.storage.Store(ctx, key, []byte(now.UTC().Format(time.RFC3339)))
+	return nil
+}
+
+// SweepStates deletes marks of used states that are older than the flows they
+// belong to.
+func (s *Store) SweepStates(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	keys, err := s.storage.List(ctx, prefixStates, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("listing used states: %w", err)
+	}
+	for _, k := range keys {
+		at, err := s.storage.Load(ctx, k)
+		if err != nil {
+			continue
+		}
+		t, err := time.Parse(time.RFC3339, string(at))
+		if err == nil && now.Sub(t) < 2*flowLife {
+			continue
+		}
+		if err := s.storage.Delete(ctx, k); err != nil {
+			return fmt.Errorf("deleting a used state: %w", err)
+		}
+	}
+	return nil
+}

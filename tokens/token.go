@@ -1,0 +1,173 @@
+package tokens
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Token is what is known of one account: its tokens, their times, and how the
+// last refresh went. A Token that others can see is never changed; a new one
+// takes its place.
+type Token struct {
+	Account Account
+	// Generation grows by one with each grant and each refresh.
+	Generation uint64
+	// AccessToken opens the mail server until Expiry.
+	AccessToken Secret
+	// RefreshToken gets new access tokens. Grants without a user have none.
+	RefreshToken Secret
+	// PreviousRefreshToken is the one before, which a provider may still honour
+	// for some seconds when its answer to the last refresh was lost.
+	PreviousRefreshToken Secret
+	// Scopes were granted, as the provider told; nil where it did not.
+	Scopes []string
+	// Identity is who signed in.
+	Identity Identity
+	// AuthorizedAt is when a person consented, AuthorizedBy who had asked for it.
+	AuthorizedAt time.Time
+	AuthorizedBy string
+	// IssuedAt is when AccessToken was issued and Expiry when it ends.
+	IssuedAt, Expiry time.Time
+	// Revoked marks a grant that the provider has ended: a person must sign in
+	// again.
+	Revoked bool
+	// Failure is the last refresh that failed; nil after one that did not.
+	Failure *Failure
+}
+
+// Identity is who signed in, as the ID token told (OpenID Connect Core, section
+// 2). Issuer and Subject identify; the rest can change at the provider.
+type Identity struct {
+	Issuer  string `json:"issuer,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	// Directory and Object are Entra's `tid` and `oid`.
+	Directory string `json:"directory,omitempty"`
+	Object    string `json:"object,omitempty"`
+	// Names are the mailbox names it claims: email, preferred_username, upn.
+	Names []string `json:"names,omitempty"`
+}
+
+// Failure is the record of a refresh that failed.
+type Failure struct {
+	At          time.Time `json:"at"`
+	Kind        string    `json:"kind"`
+	Code        string    `json:"code,omitempty"`
+	Description string    `json:"description,omitempty"`
+}
+
+// noExpiry stands in for a missing expires_in (RFC 6749 leaves it optional).
+const noExpiry = time.Hour
+
+// life is how long the access token lives in all.
+func (t *Token) life() time.Duration { return t.Expiry.Sub(t.IssuedAt) }
+
+// due is the time from which the access token is to be renewed: at three
+// quarters of its life, but no more than 15 minutes ahead; at half its life
+// where that is under five minutes.
+func (t *Token) due() time.Time {
+	life := t.life()
+	if life < 5*time.Minute {
+		return t.Expiry.Add(-life / 2)
+	}
+	return t.Expiry.Add(-min(15*time.Minute, life/4))
+}
+
+// usable reports whether the access token may be handed out: with less than
+// a minute or a tenth of its life left, whichever is shorter, it might end
+// between here and the mail server.
+func (t *Token) usable(now time.Time) bool {
+	if t == nil || t.AccessToken.IsZero() || t.Revoked {
+		return false
+	}
+	return now.Before(t.Expiry.Add(-min(time.Minute, t.life()/10)))
+}
+
+// fresh reports whether the access token needs no renewal yet.
+func (t *Token) fresh(now time.Time) bool {
+	return t.usable(now) && now.Before(t.due())
+}
+
+// newerThan reports whether t was issued after o. A later sign-in counts more
+// than the generation, which begins anew after a disconnect.
+func (t *Token) newerThan(o *Token) bool {
+	if !t.AuthorizedAt.Equal(o.AuthorizedAt) {
+		return t.AuthorizedAt.After(o.AuthorizedAt)
+	}
+	return t.Generation > o.Generation
+}
+
+// fingerprint identifies an access token without being one.
+func fingerprint(accessToken string) [sha256.Size]byte {
+	return sha256.Sum256([]byte(accessToken))
+}
+
+// recordVersion is the version of the JSON inside a sealed record.
+const recordVersion = 1
+
+// record is a Token as it is stored.
+type record struct {
+	Version              int       `json:"version"`
+	Provider             string    `json:"provider"`
+	User                 string    `json:"user"`
+	Generation           uint64    `json:"generation"`
+	AccessToken          string    `json:"access_token,omitempty"`
+	RefreshToken         string    `json:"refresh_token,omitempty"`
+	PreviousRefreshToken string    `json:"previous_refresh_token,omitempty"`
+	Scopes               []string  `json:"scopes,omitempty"`
+	Identity             Identity  `json:"identity,omitzero"`
+	AuthorizedAt         time.Time `json:"authorized_at,omitzero"`
+	AuthorizedBy         string    `json:"authorized_by,omitempty"`
+	IssuedAt             time.Time `json:"issued_at,omitzero"`
+	Expiry               time.Time `json:"expiry,omitzero"`
+	Revoked              bool      `json:"revoked,omitempty"`
+	Failure              *Failure  `json:"failure,omitempty"`
+}
+
+func encodeToken(t *Token) ([]byte, error) {
+	return json.Marshal(record{
+		Version:              recordVersion,
+		Provider:             t.Account.Provider,
+		User:                 t.Account.User,
+		Generation:           t.Generation,
+		AccessToken:          t.AccessToken.Reveal(),
+		RefreshToken:         t.RefreshToken.Reveal(),
+		PreviousRefreshToken: t.PreviousRefreshToken.Reveal(),
+		Scopes:               t.Scopes,
+		Identity:             t.Identity,
+		AuthorizedAt:         t.AuthorizedAt,
+		AuthorizedBy:         t.AuthorizedBy,
+		IssuedAt:             t.IssuedAt,
+		Expiry:               t.Expiry,
+		Revoked:              t.Revoked,
+		Failure:              t.Failure,
+	})
+}
+
+func decodeToken(data []byte) (*Token, error) {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		// The decoder's words may quote the record, which holds tokens.
+		return nil, errors.New("stored token is no valid record")
+	}
+	if r.Version > recordVersion {
+		return nil, fmt.Errorf("token record version %d: %w", r.Version, ErrNewerFormat)
+	}
+	return &Token{
+		Account:              Account{Provider: r.Provider, User: r.User},
+		Generation:           r.Generation,
+		AccessToken:          NewSecret(r.AccessToken),
+		RefreshToken:         NewSecret(r.RefreshToken),
+		PreviousRefreshToken: NewSecret(r.PreviousRefreshToken),
+		Scopes:               r.Scopes,
+		Identity:             r.Identity,
+		AuthorizedAt:         r.AuthorizedAt,
+		AuthorizedBy:         r.AuthorizedBy,
+		IssuedAt:             r.IssuedAt,
+		Expiry:               r.Expiry,
+		Revoked:              r.Revoked,
+		Failure:              r.Failure,
+	}, nil
+}
