@@ -86,4 +86,3 @@ func (r *Refresher) now() time.Time {
 	}
 	return time.Now()
 }
-
