@@ -141,8 +141,13 @@ type Error struct {
 	// Field names the field of the submission that is at fault, with Kind
 	// KindInvalid or KindSender: "subject", "to", "headers.X-Name" …
 	Field string
-	// Code refines KindInvalid for programs: "bad_address", "line_break" …
+	// Code refines Kind for programs: "bad_address", "line_break",
+	// "sender_not_allowed", "over_upstream_size" …
 	Code string
+	// AuthStatus is the status in the challenge with which XOAUTH2 and
+	// OAUTHBEARER announce a refusal: "401", "invalid_token" … It is as much a
+	// stranger's text as the reply.
+	AuthStatus string
 	// Err is the cause, where it is not a reply.
 	Err error
 }
@@ -158,6 +163,9 @@ func (e *Error) Error() string {
 	}
 	if e.Reply.Code != 0 {
 		b.WriteString(": server replied " + e.Reply.String())
+	}
+	if e.AuthStatus != "" {
+		b.WriteString(" (status " + e.AuthStatus + ")")
 	}
 	if e.Err != nil {
 		b.WriteString(": " + e.Err.Error())

@@ -1,11 +1,8 @@
 package mailer
 
 import (
-	"crypto/rand"
 	"fmt"
-	"io"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -120,17 +117,4 @@ func NewMessageID(id string, from Address) string {
 		domain = "localhost"
 	}
 	return "<" + id + "@" + domain + ">"
-}
-
-// newBoundary makes a MIME boundary (RFC 2046, section 5.1.1) of 30 random
-// characters.
-func newBoundary(random io.Reader) (string, error) {
-	if random == nil {
-		random = rand.Reader
-	}
-	var b [15]byte
-	if _, err := io.ReadFull(random, b[:]); err != nil {
-		return "", fmt.Errorf("reading random octets: %w", err)
-	}
-	return strings.ToLower(fmt.Sprintf("%x", b)), nil
 }

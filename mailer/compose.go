@@ -1,0 +1,293 @@
+package mailer
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Compose checks the message and returns it in the form of RFC 5322 and MIME
+// (RFC 2045): everything in 7 bits, except where an address needs SMTPUTF8.
+// Line breaks and other control characters in header data are refused, never
+// cleaned. A failure is an [*Error] of [KindInvalid] with Field and Code, or of
+// [KindTemporary] when an attached message cannot be read.
+//
+// What Compose returns shares no memory with m but for the attachments' data.
+// Compose fills in an empty Date and MessageID in m, so that the caller knows
+// them, and changes nothing else.
+func (m *Message) Compose() (Content, error) { return m.compose(nil) }
+
+func (m *Message) compose(random io.Reader) (Content, error) {
+	work := *m
+	headers, err := work.takeHeaders()
+	if err != nil {
+		return nil, err
+	}
+	if work.Date.IsZero() {
+		work.Date = time.Now().UTC()
+	}
+	if err := work.check(); err != nil {
+		return nil, err
+	}
+	if work.MessageID == "" {
+		work.MessageID = NewMessageID(NewID(), work.From)
+	}
+	if err := work.checkIDs(); err != nil {
+		return nil, err
+	}
+	root, err := work.tree(random)
+	if err != nil {
+		return nil, err
+	}
+
+	c := &composer{}
+	c.buf = make([]byte, 0, 1024+len(m.Text)+len(m.Text)/2+len(m.HTML)+len(m.HTML)/2)
+	if err := c.header(&work, headers); err != nil {
+		return nil, err
+	}
+	if err := c.part(root); err != nil {
+		return nil, err
+	}
+	if root.text == nil || !strings.HasSuffix(string(c.buf[max(0, len(c.buf)-2):]), "\r\n") {
+		c.buf = append(c.buf, "\r\n"...)
+	}
+	c.flush()
+
+	m.Date, m.MessageID = work.Date, work.MessageID
+	content := &composed{segments: c.segments, eightBit: work.needsSMTPUTF8()}
+	for _, s := range content.segments {
+		content.size += s.size()
+	}
+	return content, nil
+}
+
+// needsSMTPUTF8 looks at the addresses that appear in the header.
+func (m *Message) needsSMTPUTF8() bool {
+	for _, list := range [][]Address{{m.From, m.Sender}, m.ReplyTo, m.To, m.Cc} {
+		for _, a := range list {
+			if a.NeedsSMTPUTF8() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// composed is a Content made by Compose.
+type composed struct {
+	segments []segment
+	size     int64
+	eightBit bool
+}
+
+func (c *composed) Size() int64    { return c.size }
+func (c *composed) EightBit() bool { return c.eightBit }
+
+// WriteTo fails with an [*Error] if an attachment cannot be read or does not
+// have the size it had, and with w's error if w fails.
+func (c *composed) WriteTo(w io.Writer) (int64, error) {
+	counter := &countingWriter{w: w}
+	for _, s := range c.segments {
+		if err := s.writeTo(counter); err != nil {
+			return counter.n, err
+		}
+	}
+	return counter.n, nil
+}
+
+// part is a node of the MIME tree. Exactly one of children, text and file is
+// there.
+type part struct {
+	subtype  string // of multipart or of text
+	boundary string
+	children []*part
+	text     *string
+	file     *attachment
+}
+
+// tree arranges the bodies and attachments:
+// mixed(related(alternative(text, html), inline…), attachments…), without the
+// levels that would have one child.
+func (m *Message) tree(random io.Reader) (*part, error) {
+	var bodies, inline, files []*part
+	if m.Text != "" {
+		bodies = append(bodies, &part{subtype: "plain", text: &m.Text})
+	}
+	if m.HTML != "" {
+		bodies = append(bodies, &part{subtype: "html", text: &m.HTML})
+	}
+	for i, a := range m.Attachments {
+		file, err := a.check("attachments[" + strconv.Itoa(i) + "]")
+		if err != nil {
+			return nil, err
+		}
+		// Only HTML can refer to another part.
+		if file.inline && file.contentID != "" && m.HTML != "" {
+			inline = append(inline, &part{file: file})
+		} else {
+			files = append(files, &part{file: file})
+		}
+	}
+	children := bodies
+	for _, level := range []struct {
+		subtype string
+		more    []*part
+	}{{"alternative", nil}, {"related", inline}, {"mixed", files}} {
+		children = append(children, level.more...)
+		if len(children) < 2 {
+			continue
+		}
+		boundary, err := newBoundary(random)
+		if err != nil {
+			return nil, err
+		}
+		children = []*part{{subtype: level.subtype, boundary: boundary, children: children}}
+	}
+	return children[0], nil
+}
+
+// composer collects the segments of a message.
+type composer struct {
+	segments []segment
+	buf      []byte // what follows the last segment
+}
+
+func (c *composer) flush() {
+	if len(c.buf) > 0 {
+		c.segments = append(c.segments, literal(c.buf))
+		c.buf = nil
+	}
+}
+
+// header writes the fields of the message in their fixed order.
+func (c *composer) header(m *Message, headers []HeaderField) error {
+	c.buf = append(c.buf, "Date: "+m.Date.Format(time.RFC1123Z)+"\r\n"...)
+	sender := []Address{m.Sender}
+	if m.Sender.IsZero() || m.Sender.Equal(m.From) {
+		sender = nil
+	}
+	for _, f := range []struct {
+		name, field string
+		list        []Address
+	}{
+		{"From", "from", []Address{m.From}},
+		{"Sender", "sender", sender},
+		{"Reply-To", "reply_to", m.ReplyTo},
+		{"To", "to", m.To},
+		{"Cc", "cc", m.Cc},
+	} {
+		if len(f.list) == 0 {
+			continue
+		}
+		w := startField(c.buf, f.name)
+		w.addresses(f.list)
+		if err := c.end(w, f.field); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		name, field string
+		ids         []string
+	}{
+		{"Message-ID", "message_id", []string{m.MessageID}},
+		{"In-Reply-To", "in_reply_to", splitReferences(m.InReplyTo)},
+		{"References", "references", m.References},
+	} {
+		if len(f.ids) == 0 {
+			continue
+		}
+		w := startField(c.buf, f.name)
+		for _, id := range f.ids {
+			w.word(id)
+		}
+		if err := c.end(w, f.field); err != nil {
+			return err
+		}
+	}
+	w := startField(c.buf, "Subject")
+	w.text(m.Subject, func(word string) bool { return needsEncoding(word) || len(word) > foldAt })
+	if err := c.end(w, "subject"); err != nil {
+		return err
+	}
+	for _, h := range headers {
+		w := startField(c.buf, h.Name)
+		// A value that is ASCII may hold encoded words of the caller's own.
+		w.text(h.Value, func(word string) bool { return !isASCII(word) })
+		if err := c.end(w, "headers."+h.Name); err != nil {
+			return err
+		}
+	}
+	c.buf = append(c.buf, "MIME-Version: 1.0\r\n"...)
+	return nil
+}
+
+func (c *composer) end(f *field, name string) error {
+	b, ok := f.end()
+	if !ok {
+		return invalidf(name, codeTooLong, "a word is too long for a line of %d octets", maxLine)
+	}
+	c.buf = b
+	return nil
+}
+
+// part writes the rest of p's header and its body, without a line break at the
+// end: in a multipart that one belongs to the boundary (RFC 2046, section 5.1).
+func (c *composer) part(p *part) error {
+	switch {
+	case p.text != nil:
+		c.text(p)
+	case p.file != nil:
+		b, err := p.file.header(c.buf)
+		if err != nil {
+			return err
+		}
+		c.buf = append(b, "\r\n"...)
+		c.flush()
+		c.segments = append(c.segments, encoded{p.file})
+	default:
+		f := startField(c.buf, "Content-Type")
+		f.word("multipart/" + p.subtype + ";")
+		if p.subtype == "related" { // RFC 2387, section 3.1
+			f.word(`type="` + p.children[0].contentType() + `";`)
+		}
+		f.word(`boundary="` + p.boundary + `"`)
+		c.buf, _ = f.end()
+		for _, child := range p.children {
+			// The line break ends the child before, or the header.
+			c.buf = append(c.buf, "\r\n--"+p.boundary+"\r\n"...)
+			if err := c.part(child); err != nil {
+				return err
+			}
+		}
+		c.buf = append(c.buf, "\r\n--"+p.boundary+"--"...)
+	}
+	return nil
+}
+
+func (p *part) contentType() string {
+	switch {
+	case p.text != nil:
+		return "text/" + p.subtype
+	case p.file != nil:
+		return p.file.contentType
+	}
+	return "multipart/" + p.subtype
+}
+
+// newBoundary makes a MIME boundary (RFC 2046, section 5.1.1) of 30 random
+// characters, with the system's randomness where random is nil. It is compared
+// with nothing: no content meets it by chance.
+func newBoundary(random io.Reader) (string, error) {
+	if random == nil {
+		random = rand.Reader
+	}
+	var b [15]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return "", fmt.Errorf("reading random octets: %w", err)
+	}
+	return hex.EncodeToString(b[:]), nil
+}

@@ -1,0 +1,235 @@
+package mailer
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Timeouts bound each step of a session, so that no silent server holds a
+// message for ever. A zero field means the default: RFC 5321, section
+// 4.5.3.2, with a shorter greeting.
+type Timeouts struct {
+	Dial     time.Duration // DNS and TCP: 30 s
+	Greeting time.Duration // the server's first reply, and the TLS handshake: 60 s
+	Command  time.Duration // a command and its reply: 5 min
+	Block    time.Duration // one write of content: 3 min
+	Final    time.Duration // the reply to the content: 10 min
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	for _, f := range []struct {
+		d  *time.Duration
+		or time.Duration
+	}{
+		{&t.Dial, 30 * time.Second},
+		{&t.Greeting, time.Minute},
+		{&t.Command, 5 * time.Minute},
+		{&t.Block, 3 * time.Minute},
+		{&t.Final, 10 * time.Minute},
+	} {
+		if *f.d <= 0 {
+			*f.d = f.or
+		}
+	}
+	return t
+}
+
+// What is not worth waiting for as long as RFC 5321 allows.
+const (
+	quitTimeout  = 2 * time.Second
+	probeTimeout = 10 * time.Second
+)
+
+// Conn is a connection to a mail server that is ready for a transaction. It is
+// made by [Tenant.Submit] and kept by a [Pool]. It serves one goroutine at a
+// time.
+type Conn struct {
+	server   Server
+	timeouts Timeouts
+	raw      net.Conn // closing it breaks off whatever is under way
+	nc       net.Conn // raw, or TLS over it
+	r        *bufio.Reader
+	secure   bool
+	caps     map[string]string // keyword to parameters, of the last EHLO
+
+	broken  bool // not to be used again
+	begun   bool // content of the current transaction went out
+	leased  bool // it holds a slot of a pool
+	reused  bool
+	era     int // of the pool, when it was dialed
+	sent    int // transactions begun
+	created time.Time
+	used    time.Time
+}
+
+// do runs one step of I/O within d. When ctx ends the connection is closed
+// under it, and the error is the reason why ctx ended.
+func (c *Conn) do(ctx context.Context, stage Stage, d time.Duration, step func() error) *Error {
+	if ctx.Err() != nil {
+		return c.lost(stage, context.Cause(ctx))
+	}
+	if c.broken {
+		return c.lost(stage, net.ErrClosed)
+	}
+	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
+	err := c.nc.SetDeadline(time.Now().Add(d))
+	if err == nil {
+		err = step()
+	}
+	if !stop() {
+		c.broken = true
+	}
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return c.lost(stage, err)
+}
+
+// lost makes the error of a connection that is of no more use.
+func (c *Conn) lost(stage Stage, err error) *Error {
+	c.broken = true
+	return &Error{Stage: stage, Kind: KindTemporary, Server: c.server.addr(), Err: err}
+}
+
+// command sends one line and reads the reply. Refusals are errors; replies of
+// class 2 and 3 are returned, and the caller knows which of them it wants.
+func (c *Conn) command(ctx context.Context, stage Stage, line string) (rawReply, *Error) {
+	return c.commandWithin(ctx, stage, c.timeouts.Command, line)
+}
+
+func (c *Conn) commandWithin(ctx context.Context, stage Stage, d time.Duration, line string) (rawReply, *Error) {
+	var raw rawReply
+	e := c.do(ctx, stage, d, func() (err error) {
+		if _, err = c.nc.Write([]byte(line + "\r\n")); err != nil {
+			return err
+		}
+		raw, err = readReply(c.r)
+		return err
+	})
+	if e != nil {
+		return rawReply{}, e
+	}
+	if raw.code >= 400 {
+		return raw, c.refused(stage, raw.reply())
+	}
+	return raw, nil
+}
+
+// expect is command for a single positive class of replies.
+func (c *Conn) expect(ctx context.Context, stage Stage, class int, line string) (rawReply, *Error) {
+	raw, e := c.command(ctx, stage, line)
+	if e == nil && raw.code/100 != class {
+		e = c.lost(stage, errUnexpected)
+		e.Reply = raw.reply()
+	}
+	return raw, e
+}
+
+func (c *Conn) refused(stage Stage, r Reply) *Error {
+	if saysGoodbye(r) {
+		c.broken = true
+	}
+	kind, after := classify(stage, r)
+	return &Error{Stage: stage, Kind: kind, Server: c.server.addr(), Reply: r, RetryAfter: after}
+}
+
+// saysGoodbye reports whether a server closes the connection after a reply.
+func saysGoodbye(r Reply) bool {
+	return r.Code == 421 || r.Code == 451 && r.Enhanced == EnhancedCode{4, 4, 2} // Gmail and Exchange, idle too long
+}
+
+func (c *Conn) greeting(ctx context.Context) *Error {
+	var raw rawReply
+	e := c.do(ctx, StageGreeting, c.timeouts.Greeting, func() (err error) {
+		raw, err = readReply(c.r)
+		return err
+	})
+	switch {
+	case e != nil:
+		return e
+	case raw.code >= 400:
+		return c.refused(StageGreeting, raw.reply())
+	case raw.code != 220:
+		e = c.lost(StageGreeting, errUnexpected)
+		e.Reply = raw.reply()
+		return e
+	}
+	return nil
+}
+
+// hello says EHLO and forgets what an earlier EHLO told. There is no falling
+// back to HELO: no submission server (RFC 6409) lacks extensions.
+func (c *Conn) hello(ctx context.Context) *Error {
+	c.caps = nil
+	raw, e := c.expect(ctx, StageEHLO, 2, "EHLO "+c.server.localName())
+	if e != nil {
+		return e
+	}
+	c.caps = make(map[string]string, len(raw.lines))
+	for _, line := range raw.lines[1:] {
+		word, params, _ := strings.Cut(line, " ")
+		c.caps[strings.ToUpper(word)] = params
+	}
+	return nil
+}
+
+func (c *Conn) offers(keyword string) bool {
+	_, ok := c.caps[keyword]
+	return ok
+}
+
+// maxSize is the largest message that the server takes, or 0 where it does not
+// say (RFC 1870, section 3).
+func (c *Conn) maxSize() int64 {
+	n, err := strconv.ParseInt(strings.TrimSpace(c.caps["SIZE"]), 10, 64)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
+// mechanisms are the SASL mechanisms offered, without what is no mechanism's
+// name (RFC 4422, section 3.1), since errors list them.
+func (c *Conn) mechanisms() []string {
+	list := strings.Fields(strings.ToUpper(c.caps["AUTH"]))
+	list = slices.DeleteFunc(list, func(s string) bool {
+		return len(s) > 20 || strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != ""
+	})
+	return list[:min(len(list), 32)]
+}
+
+func (c *Conn) info() ServerInfo {
+	return ServerInfo{Host: c.server.Host, Port: c.server.Port, Mechanisms: c.mechanisms()}
+}
+
+// reset ends a transaction that did not come to its content. It also serves
+// as the probe of an idle connection: other than NOOP it leaves no doubt about
+// the state.
+func (c *Conn) reset(ctx context.Context) *Error {
+	if c.broken {
+		return nil
+	}
+	_, e := c.commandWithin(ctx, StageMail, min(c.timeouts.Command, probeTimeout), "RSET")
+	if e != nil {
+		c.broken = true
+	}
+	return e
+}
+
+// close ends the connection, politely where it is in order. Inside content a
+// QUIT would be content, so a broken connection is just cut.
+func (c *Conn) close() {
+	if !c.broken {
+		_, _ = c.commandWithin(context.Background(), StageFinal, min(c.timeouts.Command, quitTimeout), "QUIT")
+		c.broken = true
+	}
+	c.raw.Close()
+}

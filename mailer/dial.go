@@ -1,0 +1,255 @@
+package mailer
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Security is how a connection to a mail server is protected. There is no
+// opportunistic mode.
+type Security int
+
+const (
+	// StartTLS demands STARTTLS (RFC 3207), usually at port 587.
+	StartTLS Security = iota
+	// ImplicitTLS begins with the handshake (RFC 8314), usually at port 465.
+	ImplicitTLS
+	// Plaintext protects nothing, credentials included. It works with loopback
+	// and private addresses only.
+	Plaintext
+)
+
+func (s Security) String() string {
+	switch s {
+	case StartTLS:
+		return "starttls"
+	case ImplicitTLS:
+		return "tls"
+	case Plaintext:
+		return "plaintext"
+	}
+	return fmt.Sprintf("security %d", int(s))
+}
+
+// Server is a mail server, as plain values. TLS is version 1.2 or newer; the
+// certificate must be valid for Host.
+type Server struct {
+	Host     string
+	Port     int
+	Security Security
+	// RootCAs are the authorities trusted; nil means those of the system.
+	RootCAs *x509.CertPool
+	// LocalName is what EHLO says we are. Default: "localhost".
+	LocalName string
+	Timeouts  Timeouts
+	// Dial replaces the dialer, for proxies and tests. It is given "tcp" and
+	// host:port; with Plaintext the host is an address that was checked.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+func (s Server) addr() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
+
+func (s Server) localName() string {
+	if s.LocalName == "" {
+		return "localhost"
+	}
+	return s.LocalName
+}
+
+func (s Server) check() *Error {
+	bad := func(what string) *Error {
+		return &Error{Stage: StageConnect, Kind: KindConfig, Server: s.addr(), Err: errors.New(what)}
+	}
+	switch {
+	case s.Host == "":
+		return bad("no host")
+	case s.Port < 1 || s.Port > 65535:
+		return bad("no such port")
+	case s.Security < StartTLS || s.Security > Plaintext:
+		return bad("no such security")
+	case strings.ContainsFunc(s.localName(), func(r rune) bool { return r <= ' ' || r > '~' }):
+		return bad("malformed local name")
+	}
+	return nil
+}
+
+// connect returns a connection that is ready for mail. With a nil
+// authenticator it does not sign in.
+func (s Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
+	for again := true; ; again = false {
+		c, e := s.open(ctx)
+		if e != nil || a == nil {
+			return c, e
+		}
+		client, e := c.signIn(ctx, a)
+		if e == nil {
+			return c, nil
+		}
+		// Some servers limp after a refused AUTH, so a second try gets a
+		// connection of its own.
+		c.close()
+		if !again || !authRefused(e) || !a.Rejected(client, e) {
+			return nil, e
+		}
+	}
+}
+
+// open dials and goes on until EHLO has been answered, over TLS unless
+// Plaintext is set.
+func (s Server) open(ctx context.Context) (*Conn, *Error) {
+	if e := s.check(); e != nil {
+		return nil, e
+	}
+	c := &Conn{server: s, timeouts: s.Timeouts.withDefaults()}
+	if e := c.dial(ctx); e != nil {
+		return nil, e
+	}
+	if e := c.begin(ctx); e != nil {
+		c.close()
+		return nil, e
+	}
+	return c, nil
+}
+
+func (c *Conn) begin(ctx context.Context) *Error {
+	if c.server.Security == ImplicitTLS {
+		if e := c.handshake(ctx); e != nil {
+			return e
+		}
+	}
+	if e := c.greeting(ctx); e != nil {
+		return e
+	}
+	if e := c.hello(ctx); e != nil {
+		return e
+	}
+	if c.server.Security != StartTLS {
+		return nil
+	}
+	if e := c.startTLS(ctx); e != nil {
+		return e
+	}
+	return c.hello(ctx)
+}
+
+func (c *Conn) dial(ctx context.Context) *Error {
+	dctx, cancel := context.WithTimeout(ctx, c.timeouts.Dial)
+	defer cancel()
+	fail := func(err error) *Error {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		stage := StageConnect
+		var dns *net.DNSError
+		if errors.As(err, &dns) {
+			// A name that is not found may be a typing error as well as a
+			// resolver that is not up yet, and the latter heals by itself.
+			stage = StageDNS
+		}
+		return &Error{Stage: stage, Kind: KindTemporary, Server: c.server.addr(), Err: err}
+	}
+	addrs := []string{c.server.addr()}
+	if c.server.Security == Plaintext {
+		var err error
+		if addrs, err = c.server.nearAddrs(dctx); err != nil {
+			return fail(err)
+		}
+		if len(addrs) == 0 {
+			return &Error{
+				Stage: StageConnect, Kind: KindConfig, Server: c.server.addr(),
+				Err: errors.New("plaintext to an address that is neither loopback nor private"),
+			}
+		}
+	}
+	dial := c.server.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	var err error
+	for _, a := range addrs {
+		if c.raw, err = dial(dctx, "tcp", a); err == nil {
+			c.use(c.raw)
+			return nil
+		}
+	}
+	return fail(err)
+}
+
+// nearAddrs looks the host up and keeps the addresses that plaintext may go
+// to. They, not the name, are dialed: a proxy or a second look-up might lead
+// elsewhere.
+func (s Server) nearAddrs(ctx context.Context) ([]string, error) {
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", s.Host)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, ip := range ips {
+		ip = ip.Unmap()
+		if ip.IsLoopback() || ip.IsPrivate() {
+			out = append(out, netip.AddrPortFrom(ip, uint16(s.Port)).String())
+		}
+	}
+	return out, nil
+}
+
+func (c *Conn) use(nc net.Conn) {
+	c.nc = nc
+	c.r = bufio.NewReader(nc)
+}
+
+func (c *Conn) startTLS(ctx context.Context) *Error {
+	wrong := func(what string) *Error {
+		e := c.lost(StageSTARTTLS, errors.New(what))
+		e.Kind = KindConfig
+		return e
+	}
+	if !c.offers("STARTTLS") {
+		return wrong("server does not offer STARTTLS")
+	}
+	if _, e := c.expect(ctx, StageSTARTTLS, 2, "STARTTLS"); e != nil {
+		return e
+	}
+	if c.r.Buffered() > 0 {
+		// Whoever put it there wants it taken for words of the server spoken
+		// under TLS (CVE-2011-0411 and its kin).
+		return wrong("server sent plaintext behind its answer to STARTTLS")
+	}
+	return c.handshake(ctx)
+}
+
+func (c *Conn) handshake(ctx context.Context) *Error {
+	t := tls.Client(c.raw, &tls.Config{
+		ServerName: c.server.Host,
+		RootCAs:    c.server.RootCAs,
+		MinVersion: tls.VersionTLS12,
+	})
+	if e := c.do(ctx, StageTLS, c.timeouts.Greeting, t.Handshake); e != nil {
+		if needsAPerson(e.Err) {
+			e.Kind = KindConfig
+		}
+		return e
+	}
+	c.use(t)
+	c.secure = true
+	return nil
+}
+
+// needsAPerson tells a handshake that cannot work from one that was cut short.
+func needsAPerson(err error) bool {
+	var (
+		cert   *tls.CertificateVerificationError
+		record tls.RecordHeaderError
+		op     *net.OpError
+	)
+	return errors.As(err, &cert) || errors.As(err, &record) ||
+		errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error") // an alert, theirs or ours
+}

@@ -1,0 +1,125 @@
+package mailer
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net/textproto"
+	"strings"
+	"testing"
+)
+
+func TestDotWriter(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxTextLine)
+	tests := []struct {
+		name     string
+		in       string
+		eightBit bool
+		want     string
+		bad      string // part of the error
+	}{
+		{name: "empty", in: "", want: ".\r\n"},
+		{name: "line", in: "a\r\n", want: "a\r\n.\r\n"},
+		{name: "dot", in: ".\r\n", want: "..\r\n.\r\n"},
+		{name: "dots", in: "..\r\n.a\r\na.\r\n", want: "...\r\n..a\r\na.\r\n.\r\n"},
+		{name: "empty lines", in: "\r\n\r\n", want: "\r\n\r\n.\r\n"},
+		{name: "longest line", in: long + "\r\n", want: long + "\r\n.\r\n"},
+		{name: "longest line with a dot", in: "." + long[1:] + "\r\n", want: ".." + long[1:] + "\r\n.\r\n"},
+		{name: "eight bits", in: "\xe9\r\n", eightBit: true, want: "\xe9\r\n.\r\n"},
+		{name: "eight bits unannounced", in: "\xe9\r\n", bad: "above 127"},
+		{name: "line too long", in: long + "x\r\n", bad: "over 998"},
+		{name: "no end", in: "a", bad: "without CRLF"},
+		{name: "ends in CR", in: "a\r", bad: "bare CR"},
+		{name: "bare LF", in: "a\nb\r\n", bad: "bare LF"},
+		{name: "LF first", in: "\n.\r\n", bad: "bare LF"},
+		{name: "bare CR", in: "a\rb\r\n", bad: "bare CR"},
+		{name: "two CR", in: "a\r\r\n", bad: "bare CR"},
+		{name: "NUL", in: "a\x00\r\n", bad: "NUL"},
+		{name: "smuggled by LF", in: "a\n.\r\nMAIL FROM:<x>\r\n", bad: "bare LF"},
+		{name: "smuggled by CR", in: "a\r.\r\nMAIL FROM:<x>\r\n", bad: "bare CR"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for size := 1; size <= len(tt.in)+1; size += 1 + len(tt.in)/5 {
+				var wire bytes.Buffer
+				err := dotWrite(&wire, tt.in, size, dotBuffer, tt.eightBit)
+				if tt.bad != "" {
+					if !errors.Is(err, errNotCanonical) || !strings.Contains(err.Error(), tt.bad) {
+						t.Fatalf("pieces of %d: error %v, want %q", size, err, tt.bad)
+					}
+					if wire.Len() > 0 {
+						t.Fatalf("pieces of %d: %q on the wire", size, wire.String())
+					}
+					continue
+				}
+				if err != nil || wire.String() != tt.want {
+					t.Fatalf("pieces of %d: %q, %v; want %q", size, wire.String(), err, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// dotWrite writes in pieces of size octets, through a buffer of the given room.
+func dotWrite(w io.Writer, in string, size, room int, eightBit bool) error {
+	d := &dotWriter{w: w, eightBit: eightBit, buf: make([]byte, 0, room)}
+	for len(in) > 0 {
+		n := min(size, len(in))
+		if _, err := d.Write([]byte(in[:n])); err != nil {
+			return err
+		}
+		in = in[n:]
+	}
+	return d.close()
+}
+
+// FuzzDotWriter has the standard library as its referee, and a plain
+// definition of what is canonical.
+func FuzzDotWriter(f *testing.F) {
+	for _, s := range []string{"", "a\r\n", ".\r\n", "\r\n.\r\n", "a\n", "a\r", "\r\r\n", "x\x00\r\n", "\xff\r\n", strings.Repeat("x", 999) + "\r\n", strings.Repeat(".\r\n", 9)} {
+		f.Add([]byte(s), 3)
+	}
+	f.Fuzz(func(t *testing.T, in []byte, size int) {
+		if size < 1 {
+			size = 1
+		}
+		var wire bytes.Buffer
+		err := dotWrite(&wire, string(in), size, 8, true)
+		if (err == nil) != wasCanonical(string(in)) {
+			t.Fatalf("%q: %v", in, err)
+		}
+		if err != nil {
+			if strings.HasSuffix(wire.String(), "\r\n.\r\n") || wire.String() == ".\r\n" || strings.HasSuffix(wire.String(), "\r") {
+				t.Fatalf("%q was ended by %q", in, wire.String())
+			}
+			return
+		}
+		if n := strings.Count("\r\n"+wire.String(), "\r\n.\r\n"); n != 1 {
+			t.Fatalf("%q ends %d times", wire.String(), n)
+		}
+		r := textproto.NewReader(bufio.NewReader(strings.NewReader(wire.String() + "QUIT\r\n")))
+		got, err := io.ReadAll(r.DotReader())
+		if err != nil || string(got) != strings.ReplaceAll(string(in), "\r\n", "\n") {
+			t.Fatalf("%q came out as %q, %v", in, got, err)
+		}
+		if l, _ := r.ReadLine(); l != "QUIT" {
+			t.Fatalf("%q left %q", in, l)
+		}
+	})
+}
+
+func wasCanonical(s string) bool {
+	if s == "" {
+		return true
+	}
+	body, ok := strings.CutSuffix(s, "\r\n")
+	for _, line := range strings.Split(body, "\r\n") {
+		if strings.ContainsAny(line, "\r\n\x00") || len(line) > maxTextLine {
+			return false
+		}
+	}
+	return ok
+}

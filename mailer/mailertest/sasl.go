@@ -1,0 +1,67 @@
+package mailertest
+
+import (
+	"strings"
+
+	"github.com/emersion/go-sasl"
+	"github.com/emersion/go-smtp"
+)
+
+// xoauth2Server refuses by a challenge and then a 535, as Gmail does.
+type xoauth2Server struct {
+	check  func(user, token string) bool
+	failed bool
+}
+
+func (x *xoauth2Server) Next(response []byte) ([]byte, bool, error) {
+	switch {
+	case x.failed:
+		return nil, false, smtp.ErrAuthFailed
+	case response == nil:
+		return []byte{}, false, nil
+	}
+	var user, token string
+	for _, field := range strings.Split(string(response), "\x01") {
+		if v, ok := strings.CutPrefix(field, "user="); ok {
+			user = v
+		}
+		if v, ok := strings.CutPrefix(field, "auth=Bearer "); ok {
+			token = v
+		}
+	}
+	if x.check(user, token) {
+		return nil, true, nil
+	}
+	x.failed = true
+	return []byte(`{"status":"401","schemes":"bearer","scope":"mail"}`), false, nil
+}
+
+// refusing says 535 where go-smtp would say 454.
+type refusing struct{ sasl.Server }
+
+func (r refusing) Next(response []byte) ([]byte, bool, error) {
+	challenge, done, err := r.Server.Next(response)
+	if err != nil {
+		err = smtp.ErrAuthFailed
+	}
+	return challenge, done, err
+}
+
+type loginServer struct {
+	check func(user, password string) bool
+	user  *string
+}
+
+func (l *loginServer) Next(response []byte) ([]byte, bool, error) {
+	switch {
+	case response == nil:
+		return []byte("Username:"), false, nil
+	case l.user == nil:
+		user := string(response)
+		l.user = &user
+		return []byte("Password:"), false, nil
+	case l.check(*l.user, string(response)):
+		return nil, true, nil
+	}
+	return nil, false, smtp.ErrAuthFailed
+}

@@ -1,0 +1,89 @@
+package mailer
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// Senders are the addresses that may send: exact ones, whole domains, or any.
+// Case does not count, neither in the domain nor in the local part. The zero
+// value allows nobody. A Senders may be used by several goroutines at once.
+type Senders struct {
+	any       bool
+	domains   map[string]struct{}
+	mailboxes map[string]struct{}
+}
+
+// ParseSenders reads patterns: "user@example.com", "*@example.com" for a domain
+// without its subdomains, or "*" for any address. A failure is an [*Error] with
+// Code "bad_pattern".
+func ParseSenders(patterns ...string) (Senders, error) {
+	s := Senders{domains: map[string]struct{}{}, mailboxes: map[string]struct{}{}}
+	for _, p := range patterns {
+		if p == "*" {
+			s.any = true
+			continue
+		}
+		if rest, ok := strings.CutPrefix(p, "*@"); ok {
+			domain, fault := parseDomain(rest)
+			if fault != "" {
+				return Senders{}, invalidf("", "bad_pattern", "sender pattern %s %s", excerpt(p), fault)
+			}
+			s.domains[domain] = struct{}{}
+			continue
+		}
+		if strings.Contains(p, "*") {
+			return Senders{}, invalidf("", "bad_pattern", `sender pattern %s may have "*" only in place of all before the "@"`, excerpt(p))
+		}
+		local, domain, fault := parseSpec(p)
+		if fault != "" {
+			return Senders{}, invalidf("", "bad_pattern", "sender pattern %s %s", excerpt(p), fault)
+		}
+		s.mailboxes[asciiLower(local)+"@"+domain] = struct{}{}
+	}
+	return s, nil
+}
+
+// Allows reports whether a may send. The null sender may not.
+func (s Senders) Allows(a Address) bool {
+	if a.IsZero() {
+		return false
+	}
+	if s.any {
+		return true
+	}
+	domain := asciiLower(a.Domain)
+	if _, ok := s.domains[domain]; ok {
+		return true
+	}
+	_, ok := s.mailboxes[asciiLower(a.Local)+"@"+domain]
+	return ok
+}
+
+// addressLike finds what a reader takes for an address.
+var addressLike = regexp.MustCompile(`([^\s()<>\[\],;:@]+)@([\pL\pM\pN.-]+\.[\pL\pM\pN-]+)`)
+
+// misleading reports whether the name of a shows an address that is not a's.
+// Mail programs show the name first, some nothing else.
+func misleading(a Address) bool {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case unicode.Is(unicode.Cf, r): // invisible
+			return -1
+		case r == '。' || r == '｡': // dots to IDNA, and to readers
+			return '.'
+		}
+		return r
+	}, a.Name)
+	for _, shown := range addressLike.FindAllStringSubmatch(norm.NFKC.String(name), -1) {
+		local := strings.Trim(shown[1], `"'`)
+		domain, fault := parseDomain(shown[2])
+		if fault != "" || asciiLower(local) != asciiLower(a.Local) || domain != asciiLower(a.Domain) {
+			return true
+		}
+	}
+	return false
+}

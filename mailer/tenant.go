@@ -1,0 +1,116 @@
+package mailer
+
+import (
+	"context"
+	"errors"
+	"strings"
+)
+
+// Tenant is SMTP settings under a name, ready to send with. It must not change
+// while it is in use, and may be used concurrently.
+type Tenant struct {
+	Name   string
+	Server Server
+	// Auth signs in. Nil: the server asks for no sign-in.
+	Auth Authenticator
+	// Senders are the addresses allowed in From and MAIL FROM.
+	Senders Senders
+	// Pool keeps the connections of the mailbox. Tenants that share a mailbox
+	// may share it where Server and Auth are the same. Nil: each message gets
+	// a connection of its own.
+	Pool *Pool
+}
+
+// Submit sends one message over one connection. It applies no sender rules.
+// The error is an [*Error].
+//
+// The end of ctx breaks the submission off as long as no content was written;
+// from then on Submit waits for the outcome, within the server's [Timeouts].
+// A pooled connection that turns out dead before the content is replaced,
+// once.
+func (t *Tenant) Submit(ctx context.Context, env Envelope, content Content, o Options) (Receipt, error) {
+	if e := checkSendable(env, content); e != nil {
+		return Receipt{}, e
+	}
+	pool := t.Pool
+	if pool == nil {
+		pool = new(Pool)
+		pool.Close()
+	}
+	for fresh := false; ; fresh = true {
+		c, err := pool.get(ctx, t.dial, fresh)
+		if err != nil {
+			return Receipt{}, err
+		}
+		r, e := c.transact(ctx, env, content, o)
+		again := e != nil && !fresh && ctx.Err() == nil && wasDead(c, e)
+		if again {
+			c.broken = true
+		}
+		pool.Put(c)
+		switch {
+		case again:
+			continue
+		case e != nil:
+			return Receipt{}, e
+		}
+		r.Tenant = t.Name
+		return r, nil
+	}
+}
+
+func (t *Tenant) dial(ctx context.Context) (*Conn, error) {
+	c, e := t.Server.connect(ctx, t.Auth)
+	if e != nil {
+		return nil, e
+	}
+	return c, nil
+}
+
+// SignIn tries whether the server lets a in, without sending anything. A nil a
+// means the tenant's own. The pool is left alone. The error is an [*Error].
+func (t *Tenant) SignIn(ctx context.Context, a Authenticator) error {
+	if a == nil {
+		a = t.Auth
+	}
+	c, e := t.Server.connect(ctx, a)
+	if e != nil {
+		return e
+	}
+	c.close()
+	return nil
+}
+
+// wasDead reports whether a transaction failed because an idle connection had
+// ended unnoticed, or the session on it had. As no content was written, the
+// message may be sent again without fear of a duplicate.
+func wasDead(c *Conn, e *Error) bool {
+	return c.reused && !c.begun && (c.broken || e.Stage == StageMail && e.Reply.Code == 530)
+}
+
+func checkSendable(env Envelope, content Content) *Error {
+	bad := func(code, field, what string) *Error {
+		return &Error{Stage: StageAccept, Kind: KindInvalid, Code: code, Field: field, Err: errors.New(what)}
+	}
+	switch {
+	case len(env.To) == 0:
+		return bad("no_recipients", "to", "no recipients")
+	case content == nil:
+		return bad("no_content", "", "no content")
+	}
+	// Addresses were parsed long ago. This makes sure that none ends its command
+	// early, whoever built it.
+	if !env.From.IsZero() && !fitsPath(env.From) {
+		return bad("bad_address", "from", "malformed sender")
+	}
+	for _, a := range env.To {
+		if !fitsPath(a) {
+			return bad("bad_address", "to", "malformed recipient")
+		}
+	}
+	return nil
+}
+
+func fitsPath(a Address) bool {
+	return a.specFault() == "" && !strings.ContainsFunc(a.Mailbox(), func(r rune) bool { return r <= ' ' || r == 0x7f })
+}

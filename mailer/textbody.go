@@ -1,0 +1,77 @@
+package mailer
+
+import (
+	"io"
+	"mime/quotedprintable"
+	"strings"
+	"unicode/utf8"
+)
+
+var lineBreaks = strings.NewReplacer("\r\n", "\r\n", "\r", "\r\n", "\n", "\r\n")
+
+// text writes a text part in the encoding that is the smallest, but as it is
+// where that is possible.
+func (c *composer) text(p *part) {
+	text := lineBreaks.Replace(*p.text)
+	c.buf = append(c.buf, "Content-Type: text/"+p.subtype+"; charset=utf-8\r\nContent-Transfer-Encoding: "...)
+	if isPlain(text) {
+		c.buf = append(append(c.buf, "7bit\r\n\r\n"...), text...)
+		return
+	}
+	var counter countingWriter
+	writeQuotedPrintable(&counter, text)
+	if counter.n > base64Size(int64(len(text))) {
+		c.buf = append(c.buf, "base64\r\n\r\n"...)
+		c.buf = appendBase64(c.buf, []byte(text), true)
+		return
+	}
+	c.buf = append(c.buf, "quoted-printable\r\n\r\n"...)
+	writeQuotedPrintable(c, text)
+}
+
+// Write makes the composer the target of encoders. It never fails.
+func (c *composer) Write(p []byte) (int, error) {
+	c.buf = append(c.buf, p...)
+	return len(p), nil
+}
+
+// writeQuotedPrintable writes text to w, which must not fail.
+func writeQuotedPrintable(w io.Writer, text string) {
+	q := quotedprintable.NewWriter(w)
+	_, _ = io.WriteString(q, text)
+	_ = q.Close()
+}
+
+// isPlain reports whether text, whose lines end in CRLF, can go in 7 bits.
+func isPlain(text string) bool {
+	line := 0
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c == '\n':
+			line = 0
+		case c == '\r':
+		case c >= utf8.RuneSelf, c == 0x7f, c < ' ' && c != '\t':
+			return false
+		default:
+			if line++; line > maxLine {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+type countingWriter struct {
+	w io.Writer // nil to count only
+	n int64
+}
+
+func (c *countingWriter) Write(p []byte) (int, error) {
+	if c.w == nil {
+		c.n += int64(len(p))
+		return len(p), nil
+	}
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
