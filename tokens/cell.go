@@ -12,17 +12,31 @@ import (
 // next and serve both for a moment: their [Source]s refresh through it, one at
 // a time. Its zero value is ready.
 type Cell struct {
-	// token is the newest token known; nil where none was read yet or the one
-	// there was can't be used. It is all that a send looks at.
+	// token is the token to hand out; nil where there is none, or a mail server
+	// refused it. It is all that a send looks at.
 	token atomic.Pointer[Token]
+	// lastUsed is when a token was last handed out, in Unix seconds.
+	lastUsed atomic.Int64
 
 	// mu guards the fields below.
 	mu sync.Mutex
-	// flight is the renewal under way; nil for none.
+	// newest is the newest token known, refused or not: the one whose refresh
+	// token counts.
+	newest *Token
+	// unsaved is set while newest is not stored.
+	unsaved bool
+	// issued counts the tokens that the provider has issued through this cell.
+	issued int
+	// epoch counts sign-ins: how a renewal went that began before one says
+	// nothing of what came after.
+	epoch int
+	// flight is the work under way; nil for none.
 	flight *flight
-	// failure is the last renewal's error, and notBefore the time until which
-	// it answers for further ones.
-	failure   error
+	// failure is the last renewal's error, failedAt its time, and failedBy the
+	// client that was used. Until notBefore it answers for further ones.
+	failure   *Error
+	failedAt  time.Time
+	failedBy  *Client
 	notBefore time.Time
 	// failures counts renewals in a row that failed for a passing reason.
 	failures int
@@ -30,14 +44,89 @@ type Cell struct {
 	// and refusedAt when one was last acted upon.
 	refused   [sha256.Size]byte
 	refusedAt time.Time
-	// unsaved is set while token is newer than what is stored.
-	unsaved bool
-	// lastUsed is when a token was last handed out for sending.
-	lastUsed atomic.Int64
+	// unlockable is since when the storage's lock can't be had; zero while it
+	// can.
+	unlockable time.Time
 }
 
-// flight is a renewal that any number of callers wait for.
+// flight is work on a token that any number of callers wait for.
 type flight struct {
-	done chan struct{} // closed when err is set
-	err  error
+	done   chan struct{} // closed when err is set
+	err    error
+	forced bool
+	epoch  int
+}
+
+// publish makes a token the one to hand out, unless a newer one is known. Saved
+// says whether it is stored.
+func (c *Cell) publish(t *Token, saved bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.newest != nil && c.newest.newerThan(t) {
+		return
+	}
+	c.unsaved = !saved
+	c.setLocked(t)
+}
+
+// issue publishes a token that the provider has just issued. Some issue the
+// same access token again while it lasts; if a mail server had refused it, it
+// is all there is.
+func (c *Cell) issue(t *Token, saved bool) {
+	c.mu.Lock()
+	c.issued++
+	if c.refusedLocked(t) {
+		c.refused = [sha256.Size]byte{}
+	}
+	c.mu.Unlock()
+	c.publish(t, saved)
+}
+
+// setLocked makes a token the newest, whatever is known.
+func (c *Cell) setLocked(t *Token) {
+	c.newest = t
+	if t != nil && c.refusedLocked(t) {
+		t = nil
+	}
+	c.token.Store(t)
+}
+
+// resetLocked forgets what led to the present token. Nil is no token.
+func (c *Cell) resetLocked(t *Token) {
+	c.epoch++
+	c.unsaved = false
+	c.settledLocked()
+	c.refused, c.refusedAt = [sha256.Size]byte{}, time.Time{}
+	c.setLocked(t)
+}
+
+// settledLocked forgets failures.
+func (c *Cell) settledLocked() {
+	c.failure, c.failedBy, c.failures = nil, nil, 0
+	c.failedAt, c.notBefore = time.Time{}, time.Time{}
+}
+
+// latest returns the newer one of a stored token and the one in memory: that
+// one may not be stored yet, and some storages answer for a while with what
+// they held before. An old refresh token must not be presented again. Saved
+// reports whether the token that is returned is stored.
+func (c *Cell) latest(stored *Token) (t *Token, saved bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.newest != nil && c.newest.newerThan(stored) {
+		return c.newest, !c.unsaved
+	}
+	c.unsaved = false // what was to be saved was overtaken
+	return stored, true
+}
+
+// refusedToken reports whether a mail server refused the token's access token.
+func (c *Cell) refusedToken(t *Token) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refusedLocked(t)
+}
+
+func (c *Cell) refusedLocked(t *Token) bool {
+	return c.refused == fingerprint(t.AccessToken.Reveal())
 }

@@ -3,6 +3,7 @@ package tokens
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,6 +23,15 @@ type Client struct {
 	mu sync.Mutex
 	// metadata is the discovered metadata; nil until it is needed.
 	metadata *metadata
+	// discovery is the one under way; nil for none.
+	discovery *discovery
+}
+
+// discovery is a search for metadata that any number of callers wait for.
+type discovery struct {
+	done     chan struct{} // closed when the fields below are set
+	metadata *metadata
+	err      error
 }
 
 // NewClient returns a client. A nil transport means the default one.
@@ -53,16 +63,10 @@ func (c *Client) resolve(ctx context.Context) (Provider, error) {
 		}
 		return p, nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.metadata == nil {
-		m, err := c.discover(ctx)
-		if err != nil {
-			return Provider{}, err
-		}
-		c.metadata = m
+	m, err := c.discovered(ctx)
+	if err != nil {
+		return Provider{}, err
 	}
-	m := c.metadata
 	fill := func(field *string, discovered string) {
 		if *field == "" {
 			*field = discovered
@@ -83,6 +87,35 @@ func (c *Client) resolve(ctx context.Context) (Provider, error) {
 	return p, nil
 }
 
+// discovered returns the metadata, fetching it where it isn't known yet. One
+// caller's impatience does not end it for the others.
+func (c *Client) discovered(ctx context.Context) (*metadata, error) {
+	c.mu.Lock()
+	if m := c.metadata; m != nil {
+		c.mu.Unlock()
+		return m, nil
+	}
+	d := c.discovery
+	if d == nil {
+		d = &discovery{done: make(chan struct{})}
+		c.discovery = d
+		go func(ctx context.Context) {
+			defer close(d.done)
+			d.metadata, d.err = c.discover(ctx)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.discovery, c.metadata = nil, d.metadata
+		}(context.WithoutCancel(ctx))
+	}
+	c.mu.Unlock()
+	select {
+	case <-d.done:
+		return d.metadata, d.err
+	case <-ctx.Done():
+		return nil, &Error{Op: "discovery", Kind: KindTransient, Err: ctx.Err()}
+	}
+}
+
 // discover fetches the metadata: OpenID Connect's place first, then RFC 8414's.
 func (c *Client) discover(ctx context.Context) (*metadata, error) {
 	issuer, err := url.Parse(c.provider.Issuer)
@@ -94,7 +127,8 @@ func (c *Client) discover(ctx context.Context) (*metadata, error) {
 	oidc.Path = path + "/.well-known/openid-configuration"
 	oauth.Path = "/.well-known/oauth-authorization-server" + path
 	m, err := c.fetchMetadata(ctx, oidc.String())
-	if e, ok := err.(*Error); ok && e.Status == http.StatusNotFound {
+	var e *Error
+	if errors.As(err, &e) && e.Status == http.StatusNotFound {
 		m, err = c.fetchMetadata(ctx, oauth.String())
 	}
 	return m, err
@@ -119,11 +153,11 @@ func (c *Client) fetchMetadata(ctx context.Context, address string) (*metadata, 
 		return fail(KindTransient, resp.StatusCode, networkError(err))
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fail(kindOf("", resp.StatusCode), resp.StatusCode, fmt.Errorf("no metadata there"))
+		return fail(kindOf("", resp.StatusCode), resp.StatusCode, errors.New("no metadata there"))
 	}
 	var m metadata
 	if err := json.Unmarshal(body, &m); err != nil {
-		return fail(KindConfig, resp.StatusCode, fmt.Errorf("metadata is no JSON object"))
+		return fail(KindConfig, resp.StatusCode, errors.New("metadata is no JSON object"))
 	}
 	// RFC 8414, section 3.3: otherwise one server could speak for another.
 	if m.Issuer != c.provider.Issuer {
@@ -138,7 +172,7 @@ func (c *Client) fetchMetadata(ctx context.Context, address string) (*metadata, 
 		}
 	}
 	if m.AuthorizationEndpoint == "" || m.TokenEndpoint == "" {
-		return fail(KindConfig, 0, fmt.Errorf("metadata lacks an endpoint"))
+		return fail(KindConfig, 0, errors.New("metadata lacks an endpoint"))
 	}
 	return &m, nil
 }
@@ -155,19 +189,29 @@ func (c *Client) authorizationURL(p Provider, state, nonce, verifier, user, prom
 		oauth2.S256ChallengeOption(verifier),
 		oauth2.SetAuthURLParam("login_hint", user),
 	}
-	if slices.Contains(p.Scopes, "openid") {
+	if nonce != "" {
 		opts = append(opts, oauth2.SetAuthURLParam("nonce", nonce))
 	}
-	if prompt == "" {
-		prompt = p.Prompt
-	}
-	if prompt != "" {
+	if prompt = joinPrompts(prompt, p.Prompt); prompt != "" {
 		opts = append(opts, oauth2.SetAuthURLParam("prompt", prompt))
 	}
 	for k, v := range p.AuthParams {
 		opts = append(opts, oauth2.SetAuthURLParam(k, v))
 	}
 	return cfg.AuthCodeURL(state, opts...)
+}
+
+// joinPrompts returns a prompt that asks for what both ask for (OpenID Connect
+// Core, section 3.1.2.1). Google gives a refresh token only with its consent,
+// whatever a sign-in wants besides.
+func joinPrompts(a, b string) string {
+	words := strings.Fields(a)
+	for _, w := range strings.Fields(b) {
+		if !slices.Contains(words, w) {
+			words = append(words, w)
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // exchange redeems an authorization code, once (RFC 6749, section 4.1.3).

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -64,7 +66,8 @@ func (c *Client) post(ctx context.Context, op string, p Provider, form url.Value
 // 2xx answer that carries no error.
 func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint string, form url.Values, secrets ...string) ([]byte, int, error) {
 	id, secret := p.ClientID, p.ClientSecret.Reveal()
-	secrets = append(secrets, secret)
+	user, password := url.QueryEscape(id), url.QueryEscape(secret)
+	secrets = append(secrets, secret, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
 	basic := p.AuthStyle == AuthBasic && secret != ""
 	if !basic {
 		form.Set("client_id", id)
@@ -84,7 +87,7 @@ func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint s
 	req.Header.Set("Accept", "application/json")
 	if basic {
 		// RFC 6749, section 2.3.1: both are form-encoded first.
-		req.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+		req.SetBasicAuth(user, password)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -120,11 +123,12 @@ func parseFailure(op string, resp *http.Response, body []byte, secrets ...string
 	var answer struct {
 		Error       any `json:"error"`
 		Description any `json:"error_description"`
+		Codes       any `json:"error_codes"` // Entra's numbers
 	}
 	_ = json.Unmarshal(body, &answer) // an unreadable body has no error code
 	code, _ := answer.Error.(string)
 	ok := resp.StatusCode >= 200 && resp.StatusCode < 300
-	if ok && code == "" {
+	if ok && (answer.Error == nil || answer.Error == "") {
 		return nil
 	}
 	description, _ := answer.Description.(string)
@@ -138,6 +142,12 @@ func parseFailure(op string, resp *http.Response, body []byte, secrets ...string
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		e.Err = errRedirect
+	}
+	if numbers, _ := answer.Codes.([]any); code == "invalid_grant" && slices.ContainsFunc(numbers, func(n any) bool {
+		f, ok := n.(float64)
+		return ok && slices.Contains(entraPassing, f)
+	}) {
+		e.Kind = KindTransient
 	}
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500 {
 		// A busy or broken server's words about the grant are not believed.
@@ -181,7 +191,9 @@ func parseGrant(body []byte) (*grant, error) {
 	}
 	switch v := m["scope"].(type) {
 	case string:
-		g.scopes = strings.Fields(v)
+		if v != "" { // an empty one tells nothing
+			g.scopes = strings.Fields(v)
+		}
 	case []any:
 		for _, s := range v {
 			if s, ok := s.(string); ok {

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Kind classifies a failure by what can be done about it.
@@ -92,8 +94,7 @@ func (e *Error) failure(at time.Time) *Failure {
 	return &Failure{At: at.UTC(), Kind: e.Kind.String(), Code: e.Code, Description: text}
 }
 
-// kindOf maps an OAuth error code to its class. Numbers in descriptions (such
-// as AADSTS…) refine advice elsewhere, never this.
+// kindOf maps an OAuth error code to its class.
 func kindOf(code string, status int) Kind {
 	switch code {
 	case "invalid_grant", "interaction_required", "login_required", "consent_required",
@@ -115,21 +116,57 @@ func kindOf(code string, status int) Kind {
 	return KindTransient
 }
 
+// entraPassing are the numbers with which Entra marks an invalid_grant that
+// passes: the grant lives, the service has a bad moment.
+var entraPassing = []float64{
+	50000, 50033, 50087, 50088, 50196, 70012, 80002, 80005,
+	90006, 90012, 90024, 90033, 90055, 90090, 90091,
+}
+
 const maxDescription = 300
 
-// tidy makes a provider's text fit to show: one line, cut, and without any of
+// tidy makes a stranger's text fit to show: one line, cut, and without any of
 // the given secrets, which a careless server may send back.
 func tidy(text string, secrets ...string) string {
 	for _, s := range secrets {
-		if len(s) < 4 {
-			continue
+		for _, form := range []string{s, url.QueryEscape(s), url.PathEscape(s), strings.ToLower(url.QueryEscape(s))} {
+			text = scrub(text, form)
 		}
-		text = strings.ReplaceAll(text, s, redacted)
-		text = strings.ReplaceAll(text, url.QueryEscape(s), redacted)
 	}
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 }), " ")
+	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, ""), func(r rune) bool {
+		// Besides spaces and controls: what turns the direction of writing.
+		return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)
+	}), " ")
 	if len(text) > maxDescription {
-		text = strings.ToValidUTF8(text[:maxDescription], "") + "…"
+		cut := maxDescription
+		for !utf8.RuneStart(text[cut]) {
+			cut--
+		}
+		text = text[:cut] + "…"
 	}
 	return text
+}
+
+// scrub removes a secret from a text, also where the text breaks off inside it.
+func scrub(text, secret string) string {
+	const telling = 8 // octets that can be no chance
+	if len(secret) < 4 {
+		return text
+	}
+	head := secret[:min(len(secret), telling)]
+	var b strings.Builder
+	for {
+		i := strings.Index(text, head)
+		if i < 0 {
+			break
+		}
+		n := len(head)
+		for n < len(secret) && i+n < len(text) && text[i+n] == secret[n] {
+			n++
+		}
+		b.WriteString(text[:i] + redacted)
+		text = text[i+n:]
+	}
+	b.WriteString(text)
+	return b.String()
 }

@@ -9,10 +9,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -65,49 +63,6 @@ type pending struct {
 	Verifier string `json:"verifier"`
 }
 
-// FlowError is a sign-in that ended without a token. Reason is what programs
-// and pages tell by.
-type FlowError struct {
-	Reason Reason
-	// Account is the account, where it is known.
-	Account Account
-	Err     error
-}
-
-// Reason says why a sign-in ended without a token.
-type Reason string
-
-// The reasons.
-const (
-	ReasonTicket   Reason = "ticket"         // the link is broken or has expired
-	ReasonBrowser  Reason = "other_browser"  // the cookie is missing: another browser began this
-	ReasonExpired  Reason = "expired"        // it took too long
-	ReasonState    Reason = "state"          // the answer belongs to no sign-in of this browser
-	ReasonSpent    Reason = "spent"          // the answer was used before
-	ReasonProvider Reason = "other_provider" // the answer came to another provider's address
-	ReasonIssuer   Reason = "issuer"         // iss is wrong or missing
-	ReasonDenied   Reason = "denied"         // the person, or the provider, said no
-	ReasonExchange Reason = "exchange"       // the code could not be redeemed
-	ReasonScope    Reason = "scope"          // the grant lacks a scope
-	ReasonRefresh  Reason = "no_refresh"     // no refresh token came
-	ReasonIdentity Reason = "wrong_account"  // somebody else signed in
-	ReasonStorage  Reason = "storage"        // the token could not be kept
-)
-
-func (e *FlowError) Error() string {
-	text := "sign-in"
-	if e.Account != (Account{}) {
-		text += " of " + e.Account.String()
-	}
-	text += ": " + string(e.Reason)
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
-	}
-	return text
-}
-
-func (e *FlowError) Unwrap() error { return e.Err }
-
 func (f *Flow) now() time.Time {
 	if f.Now != nil {
 		return f.Now()
@@ -148,13 +103,19 @@ type Begun struct {
 
 // Begin begins the sign-in that a ticket invites to.
 func (f *Flow) Begin(ctx context.Context, c *Client, t Ticket) (*Begun, error) {
+	if t.Account.Provider != c.provider.Name {
+		return nil, &FlowError{Reason: ReasonProvider, Account: t.Account, Err: errors.New("the link leads to another provider")}
+	}
 	p, err := c.resolve(ctx)
 	if err != nil {
 		return nil, err
 	}
 	expires := f.now().Add(flowLife).UTC()
-	pend := pending{Ticket: t, State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+	pend := pending{Ticket: t, State: rand.Text(), Verifier: oauth2.GenerateVerifier()}
 	pend.Ticket.Expires = expires
+	if slices.Contains(p.Scopes, "openid") {
+		pend.Nonce = rand.Text()
+	}
 	value, err := f.seal(pendingName, pend)
 	if err != nil {
 		return nil, err
@@ -204,10 +165,11 @@ func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, coo
 	if err := f.Store.claimState(ctx, pend.State, f.now()); err != nil {
 		return fail(ReasonSpent, err)
 	}
+	secrets := []string{pend.State, pend.Nonce, pend.Verifier, response.Get("code")}
 	if code := response.Get("error"); code != "" {
 		return fail(ReasonDenied, &Error{
 			Op: "authorization", Kind: kindOf(code, 0), Account: account,
-			Code: tidy(code), Description: tidy(response.Get("error_description")),
+			Code: tidy(code, secrets...), Description: tidy(response.Get("error_description"), secrets...),
 		})
 	}
 	code := response.Get("code")
@@ -235,6 +197,11 @@ func (f *Flow) match(c *Client, response url.Values, cookie string) (*pending, e
 		return nil, &FlowError{Reason: ReasonState, Err: err}
 	}
 	account := pend.Ticket.Account
+	for _, name := range []string{"state", "code", "error", "iss"} {
+		if len(response[name]) > 1 { // RFC 6749, section 3.1
+			return nil, &FlowError{Reason: ReasonState, Account: account, Err: errors.New("the answer has " + name + " more than once")}
+		}
+	}
 	switch {
 	case subtle.ConstantTimeCompare([]byte(pend.State), []byte(response.Get("state"))) != 1:
 		return nil, &FlowError{Reason: ReasonState, Account: account, Err: errors.New("the state is not the one of this sign-in")}
@@ -258,98 +225,6 @@ func checkIss(p Provider, response url.Values) error {
 		return errors.New("the answer names no issuer, though this provider says that it always does")
 	}
 	return nil
-}
-
-// accept checks a grant and saves it.
-func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) (*Token, Reason, error) {
-	account := pend.Ticket.Account
-	now := f.now()
-	if missing := missingScopes(p.Scopes, g.scopes); len(missing) > 0 {
-		return nil, ReasonScope, errors.New("not granted: " + tidy(strings.Join(missing, " ")))
-	}
-	if g.refreshToken == "" {
-		return nil, ReasonRefresh, errors.New("the provider gave no refresh token: ask for the scope offline_access, or for offline access with prompt consent")
-	}
-	id, err := readIDToken(g.idToken, p, pend.Nonce, now)
-	if err != nil {
-		return nil, ReasonExchange, err
-	}
-	unlock, err := f.Store.lock(ctx, account)
-	if err == nil {
-		defer unlock()
-	}
-	old, err := f.Store.Load(ctx, account)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, ReasonStorage, err
-	}
-	if err := f.checkIdentity(ctx, account, id, old, g.accessToken); err != nil {
-		return nil, ReasonIdentity, err
-	}
-	t := &Token{
-		Account:      account,
-		Generation:   1,
-		AccessToken:  NewSecret(g.accessToken),
-		RefreshToken: NewSecret(g.refreshToken),
-		Scopes:       g.scopes,
-		Identity:     id,
-		AuthorizedAt: now.UTC(),
-		AuthorizedBy: pend.Ticket.By,
-		IssuedAt:     now.UTC(),
-		Expiry:       now.Add(g.expiresIn).UTC(),
-	}
-	if old != nil {
-		t.Generation = old.Generation + 1
-	}
-	if err := f.Store.Save(ctx, t); err != nil {
-		return nil, ReasonStorage, err
-	}
-	return t, "", nil
-}
-
-// checkIdentity decides whether the right person signed in. The mail server
-// decides where it can be asked; the names in the ID token only where it can
-// not, since they can be changed and be aliases.
-func (f *Flow) checkIdentity(ctx context.Context, a Account, id Identity, old *Token, accessToken string) error {
-	if old != nil && old.Identity.known() && id.known() && !old.Identity.same(id) {
-		return errors.New("another account was authorized for " + a.User + " before; disconnect it first if this one is to take its place")
-	}
-	undecided := true
-	if f.Verify != nil {
-		err := f.Verify(ctx, a, accessToken)
-		if errors.Is(err, ErrRefused) {
-			return errors.New("the account that signed in" + signedIn(id) + " may not send as " + a.User + ": " + err.Error())
-		}
-		undecided = err != nil
-	}
-	if undecided && len(id.Names) > 0 && !id.names(a.User) {
-		return errors.New("the account that signed in" + signedIn(id) + " is not " + a.User)
-	}
-	return nil
-}
-
-func signedIn(id Identity) string {
-	if len(id.Names) == 0 {
-		return ""
-	}
-	return " (" + tidy(id.Names[0]) + ")"
-}
-
-// missingScopes returns the scopes that were asked for and not granted. A
-// provider that tells no scopes granted all (RFC 6749, section 5.1). Scopes
-// that concern the sign-in itself are often left out of the answer.
-func missingScopes(asked, granted []string) []string {
-	if granted == nil {
-		return nil
-	}
-	aside := []string{"offline_access", "openid", "email", "profile"}
-	var missing []string
-	for _, s := range asked {
-		if slices.Contains(aside, s) || slices.ContainsFunc(granted, func(g string) bool { return strings.EqualFold(g, s) }) {
-			continue
-		}
-		missing = append(missing, s)
-	}
-	return missing
 }
 
 func (f *Flow) seal(name string, v any) (string, error) {
@@ -381,5 +256,8 @@ func (f *Flow) open(name, text string, v any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(plain, v)
+	if json.Unmarshal(plain, v) != nil {
+		return ErrCorrupt
+	}
+	return nil
 }

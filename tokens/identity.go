@@ -55,6 +55,9 @@ func readIDToken(raw string, p Provider, nonce string, now time.Time) (Identity,
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return Identity{}, errors.New("the ID token has no readable claims")
 	}
+	if "https://"+c.Issuer == p.Issuer {
+		c.Issuer = p.Issuer // Google leaves the scheme out at times
+	}
 	const leeway = 5 * time.Minute
 	switch {
 	case !slices.Contains(c.Audience, p.ClientID):
@@ -63,7 +66,7 @@ func readIDToken(raw string, p Provider, nonce string, now time.Time) (Identity,
 		return Identity{}, errors.New("the ID token is of another issuer")
 	case now.After(time.Unix(int64(c.Expiry), 0).Add(leeway)):
 		return Identity{}, errors.New("the ID token has expired; compare the clocks")
-	case c.Nonce != nonce:
+	case nonce != "" && c.Nonce != nonce:
 		return Identity{}, errors.New("the ID token belongs to another sign-in")
 	}
 	id := Identity{Issuer: c.Issuer, Subject: c.Subject, Directory: c.Directory, Object: c.Object}

@@ -3,6 +3,7 @@ package tokens
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -54,6 +55,9 @@ var presets = map[string]preset{
 	},
 }
 
+// directoryForm is a tenant's id or domain: what can stand in a URL's path.
+var directoryForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
 // Presets returns the names that [FromPreset] knows.
 func Presets() []string { return slices.Sorted(maps.Keys(presets)) }
 
@@ -73,7 +77,7 @@ func FromPreset(name, directory string) (Provider, error) {
 	if directory == "" && p.hasDirectory {
 		return Provider{}, fmt.Errorf("preset %s needs a directory: the tenant's id or domain, such as contoso.onmicrosoft.com", name)
 	}
-	if strings.ContainsAny(directory, "/?#%\\ ") {
+	if directory != "" && !directoryForm.MatchString(directory) {
 		return Provider{}, fmt.Errorf("directory %q must be a tenant's id or domain", directory)
 	}
 	v := p.provider

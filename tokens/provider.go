@@ -3,7 +3,6 @@ package tokens
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -106,7 +105,18 @@ func (p *Provider) Check() error {
 			return fmt.Errorf("%s: %w", u.word, err)
 		}
 	}
+	for _, name := range ownParams {
+		if _, set := p.AuthParams[name]; set {
+			return fmt.Errorf("authorization parameter %s is set here and can't be given", name)
+		}
+	}
 	return nil
+}
+
+// ownParams are parameters of the authorization request that the sign-in's
+// safety rests on.
+var ownParams = []string{
+	"response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method",
 }
 
 // checkEndpoint accepts https URLs, and http ones on loopback, which serve
@@ -131,13 +141,4 @@ func isLoopback(host string) bool {
 	}
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.IsLoopback()
-}
-
-// origin returns scheme, host and port of a URL, for comparing.
-func origin(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	return u.Scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

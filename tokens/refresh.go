@@ -8,118 +8,188 @@ import (
 )
 
 // saveTries are the waits between tries to store a token that was just issued:
-// about ten seconds in all. After them the token stays in memory, marked
-// unsaved, and the refresher goes on trying.
+// about ten seconds in all. After them, or saveTimeout, the token stays in
+// memory, marked unsaved, and the refresher goes on trying.
 var saveTries = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second, 5 * time.Second}
+
+const (
+	saveTimeout = 30 * time.Second
+	// rivalWait is how long a refresh token that the provider calls void is
+	// given to turn up renewed in the storage: where a lock did not hold,
+	// another instance is storing it just now.
+	rivalWait = 2 * time.Second
+	// lockPatience is how long a lock that can't be had is taken for somebody
+	// else's. After that it is broken, and must not cost a mailbox.
+	lockPatience = 10 * time.Minute
+)
 
 // obtain makes the cell hold a token as wanted: one that is stored already, or
 // a new one.
 //
 //	look at the storage → lock → look again → ask the provider → store → hand out
 func (s *Source) obtain(ctx context.Context, want renewal) *Error {
-	if err := s.saveUnsaved(ctx); err != nil {
-		return err
-	}
-	t, err := s.look(ctx)
+	t, saved, err := s.look(ctx)
 	if err != nil {
 		return err
 	}
-	if s.satisfies(t, want) {
-		s.publish(t, false)
+	first := t
+	enough := func(t *Token) bool {
+		now := s.opts.Now()
+		switch {
+		case s.cell.refusedToken(t):
+			return false
+		case want.force:
+			return t.supersedes(first) && t.usable(now)
+		case want.onDemand:
+			return t.usable(now)
+		}
+		return t.fresh(now.Add(want.ahead))
+	}
+	if saved && enough(t) {
+		s.cell.publish(t, true)
 		return nil
 	}
-	unlock, lockErr := s.store.lock(ctx, s.account)
-	if lockErr != nil {
-		// Somebody else may be at it. Waiting for the lock took a while; what
-		// is stored now may be theirs.
-		if t, err = s.look(ctx); err != nil {
-			return err
-		}
-		if s.satisfies(t, want) {
-			s.publish(t, false)
-			return nil
-		}
-		return s.fallBack(t, s.fail("refresh", KindTransient, lockErr))
+	unlock, lockErr := s.lock(ctx)
+	if unlock != nil {
+		defer unlock()
 	}
-	defer unlock()
-	if t, err = s.look(ctx); err != nil {
+	// Getting the lock, or not, took a while: another instance may be done.
+	if t, saved, err = s.look(ctx); err != nil {
 		return err
 	}
-	if s.satisfies(t, want) {
-		s.publish(t, false)
+	if saved && enough(t) {
+		s.cell.publish(t, true)
 		return nil
 	}
-	return s.refresh(ctx, t)
+	if lockErr != nil {
+		s.cell.publish(t, saved) // to be used while it lasts
+		return lockErr
+	}
+	if !saved {
+		if err := s.store.Save(ctx, t); err == nil {
+			saved = true
+		} else if t.usable(s.opts.Now()) && !want.force && !s.cell.refusedToken(t) {
+			s.cell.publish(t, false)
+			return s.fail("storing token", KindTransient, err)
+		}
+		// Else the storage's trouble outlasted the token. Another unsaved one
+		// risks no more than this one does.
+		if saved && enough(t) {
+			s.cell.publish(t, true)
+			return nil
+		}
+	}
+	return s.refresh(ctx, t, saved)
 }
 
-// look reads the stored token and returns an error where no refresh can be
-// tried with it.
-func (s *Source) look(ctx context.Context) (*Token, *Error) {
-	t, err := s.store.Load(ctx, s.account)
+// lock takes the account's lock in the storage. Without one and without an
+// error the lock has been out of reach for so long that the work goes on
+// without it.
+func (s *Source) lock(ctx context.Context) (unlock func(), err *Error) {
+	unlock, lockErr := s.store.lock(ctx, s.account)
+	c := s.cell
+	now := s.opts.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if lockErr == nil {
+		c.unlockable = time.Time{}
+		return unlock, nil
+	}
+	if c.unlockable.IsZero() {
+		c.unlockable = now
+	}
+	if now.Sub(c.unlockable) < lockPatience {
+		return nil, s.fail("refresh", KindTransient, lockErr)
+	}
+	s.opts.Logger.Error("the storage's lock is out of reach; going on without it, check the storage",
+		"since", c.unlockable, "error", lockErr)
+	return nil, nil
+}
+
+// look returns the newest token known and whether it is stored, or an error
+// where no refresh can be tried with it.
+func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error) {
+	stored, err := s.store.Load(ctx, s.account)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		s.drop()
-		return nil, s.fail("token", KindNeedsPerson, ErrNotAuthorized)
-	case errors.Is(err, ErrUnknownKey) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewerFormat):
-		return nil, s.fail("token", KindConfig, err)
+		return nil, false, s.gone()
+	case unreadable(err):
+		return nil, false, s.fail("token", KindConfig, err)
 	case err != nil:
-		return nil, s.fail("token", KindTransient, err)
-	case t.Revoked:
+		return nil, false, s.fail("token", KindTransient, err)
+	}
+	t, saved = s.cell.latest(stored)
+	if t.Revoked {
 		e := s.fail("token", KindNeedsPerson, errors.New("the provider has ended the grant"))
 		if t.Failure != nil {
 			e.Code, e.Description = t.Failure.Code, t.Failure.Description
 		}
-		s.publish(t, false)
-		return nil, e
+		s.cell.publish(t, saved)
+		return nil, false, e
 	}
-	return t, nil
+	return t, saved, nil
 }
 
-// drop forgets a token that is gone from the storage.
-func (s *Source) drop() {
-	s.cell.mu.Lock()
-	defer s.cell.mu.Unlock()
-	s.cell.token.Store(nil)
+// gone forgets a token that is no longer in the storage: somebody has
+// disconnected the account.
+func (s *Source) gone() *Error {
+	c := s.cell
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unsaved = false
+	c.setLocked(nil)
+	return s.fail("token", KindNeedsPerson, ErrNotAuthorized)
 }
 
-// satisfies reports whether a stored token makes a refresh unnecessary.
-func (s *Source) satisfies(t *Token, want renewal) bool {
-	if !t.fresh(s.opts.Now().Add(want.ahead)) || s.refused(t) {
-		return false
-	}
-	return !want.force || t.Generation > want.beyond
+// unreadable reports whether an error says that a record is there and can't be
+// read, however often one tries.
+func unreadable(err error) bool {
+	return errors.Is(err, ErrUnknownKey) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewerFormat)
 }
 
 // refresh asks the provider for a new token and stores it. The caller holds the
-// account's lock, as far as the storage's locks hold.
-func (s *Source) refresh(ctx context.Context, t *Token) *Error {
+// account's lock, as far as the storage's locks hold. Saved says whether t is
+// stored.
+func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 	began := s.opts.Now()
-	g, err := s.redeem(ctx, t)
+	g, used, err := s.redeem(ctx, t)
 	took := s.opts.Now().Sub(began)
 	if err != nil {
-		return s.refreshFailed(ctx, t, err, took)
+		return s.refreshFailed(ctx, t, saved, err, took)
 	}
-	now := s.opts.Now().UTC()
+	now := wall(s.opts.Now())
 	next := *t
 	next.Generation++
 	next.AccessToken = NewSecret(g.accessToken)
-	if g.refreshToken != "" && g.refreshToken != t.RefreshToken.Reveal() {
-		next.PreviousRefreshToken = t.RefreshToken
-		next.RefreshToken = NewSecret(g.refreshToken)
+	next.RefreshToken, next.PreviousRefreshToken = used, Secret{}
+	if g.refreshToken != "" && g.refreshToken != used.Reveal() {
+		next.RefreshToken, next.PreviousRefreshToken = NewSecret(g.refreshToken), used
 	}
 	if g.scopes != nil {
 		next.Scopes = g.scopes
 	}
 	next.IssuedAt, next.Expiry = now, now.Add(g.expiresIn)
 	next.Failure = nil
+	// Where the lock did not hold, somebody may have signed in anew, refreshed or
+	// disconnected since. Their word is newer.
+	stored, loadErr := s.store.Load(ctx, s.account)
+	switch {
+	case errors.Is(loadErr, fs.ErrNotExist):
+		s.opts.Logger.Warn("the account was disconnected during a refresh")
+		_, _ = s.client.revoke(ctx, next.RefreshToken.Reveal())
+		return s.gone()
+	case loadErr == nil && stored.supersedes(t):
+		s.opts.Logger.Warn("another instance has stored a token during a refresh; the storage's lock does not hold")
+		return s.yield(stored)
+	}
 	if err := s.save(ctx, &next); err != nil {
 		// The provider may have ended the old refresh token already: what came
 		// must not be lost with the storage. It serves from memory meanwhile.
 		s.opts.Logger.Error("a new token could not be stored and is kept in memory only; check the storage", "error", err)
-		s.publish(&next, true)
-		return nil
+		s.cell.issue(&next, false)
+	} else {
+		s.cell.issue(&next, true)
 	}
-	s.publish(&next, false)
 	if t.Failure != nil {
 		s.opts.Logger.Info("token refreshed again after failures", "expiry", next.Expiry)
 	}
@@ -129,29 +199,47 @@ func (s *Source) refresh(ctx context.Context, t *Token) *Error {
 	return nil
 }
 
+// yield takes another instance's token.
+func (s *Source) yield(stored *Token) *Error {
+	s.cell.publish(stored, true)
+	if stored.usable(s.opts.Now()) && !s.cell.refusedToken(stored) {
+		return nil
+	}
+	return s.fail("refresh", KindTransient, errors.New("another instance has refreshed meanwhile"))
+}
+
 // redeem redeems the refresh token; where the provider says that it is void,
-// the storage is looked at once more, and the previous one tried.
-func (s *Source) redeem(ctx context.Context, t *Token) (*grant, *Error) {
+// the storage is looked at once more, and the previous one tried. Used is the
+// one that was redeemed.
+func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e *Error) {
 	if t.RefreshToken.IsZero() {
-		return nil, s.fail("refresh", KindNeedsPerson, errors.New("there is no refresh token"))
+		return nil, Secret{}, s.fail("refresh", KindNeedsPerson, errors.New("there is no refresh token"))
 	}
 	g, err := s.client.refresh(ctx, t.RefreshToken.Reveal())
 	if err == nil {
-		return g, nil
+		return g, t.RefreshToken, nil
 	}
-	e := s.own(err)
-	if e.Code != "invalid_grant" || t.PreviousRefreshToken.IsZero() {
-		return nil, e
+	e = s.own(err)
+	if e.Code != "invalid_grant" || e.Kind != KindNeedsPerson {
+		return nil, Secret{}, e
 	}
 	// With a lock that does not hold, another instance may have been first: then
-	// its token is stored, and presenting an older one would harm it.
-	if stored, err := s.store.Load(ctx, s.account); err != nil || stored.Generation != t.Generation {
-		return nil, e
+	// its token counts, and presenting an older one would harm it.
+	time.Sleep(rivalWait)
+	if stored, err := s.store.Load(ctx, s.account); err != nil || stored.supersedes(t) {
+		return nil, Secret{}, e
 	}
-	if g, err := s.client.refresh(ctx, t.PreviousRefreshToken.Reveal()); err == nil {
-		return g, nil
+	if t.PreviousRefreshToken.IsZero() {
+		return nil, Secret{}, e
 	}
-	return nil, e
+	g, err = s.client.refresh(ctx, t.PreviousRefreshToken.Reveal())
+	if err == nil {
+		return g, t.PreviousRefreshToken, nil
+	}
+	if last := s.own(err); last.Temporary() {
+		return nil, Secret{}, last // it isn't known yet whether it is void, too
+	}
+	return nil, Secret{}, e
 }
 
 // own makes an error of the client one of this account.
@@ -166,33 +254,35 @@ func (s *Source) own(err error) *Error {
 }
 
 // refreshFailed keeps what a failed refresh has shown.
-func (s *Source) refreshFailed(ctx context.Context, t *Token, e *Error, took time.Duration) *Error {
+func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Error, took time.Duration) *Error {
+	stored, err := s.store.Load(ctx, s.account)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s.gone()
+	case err == nil && stored.supersedes(t):
+		return s.yield(stored)
+	case err != nil && e.Kind == KindNeedsPerson:
+		// Whether this was the newest refresh token isn't known: nothing ends
+		// a grant on that.
+		e.Kind = KindTransient
+	}
 	if f := s.opts.Observer.RefreshFailed; f != nil {
 		f(s.account, e, took)
 	}
-	stored, err := s.store.Load(ctx, s.account)
-	if err == nil && stored.Generation != t.Generation {
-		// Another instance won; its token is the one that counts.
-		if stored.usable(s.opts.Now()) && !s.refused(stored) {
-			s.publish(stored, false)
-			return nil
-		}
-		return s.fallBack(t, s.fail("refresh", KindTransient, errors.New("another instance has refreshed meanwhile")))
-	}
 	next := *t
 	next.Failure = e.failure(s.opts.Now())
-	if e.Kind == KindNeedsPerson {
-		next.Revoked = true
-	}
-	// Only what operators should see is written: a passing failure every few
-	// seconds would wear the storage.
-	if next.Revoked || t.Failure == nil || t.Failure.Code != next.Failure.Code {
+	next.Revoked = e.Kind == KindNeedsPerson
+	// Only what asks for a person is written: passing failures would wear the
+	// storage, and each write may undo one that a failing lock let slip.
+	if !e.Temporary() && (next.Revoked || t.Failure == nil || t.Failure.Code != e.Code) {
 		if err := s.store.Save(ctx, &next); err != nil {
 			s.opts.Logger.Error("the state of a token could not be stored", "error", err)
+		} else {
+			saved = true
 		}
 	}
+	s.cell.publish(&next, saved)
 	if next.Revoked {
-		s.publish(&next, false)
 		s.opts.Logger.Error("the account needs authorization: a person must sign in again", "code", e.Code, "description", e.Description)
 		if f := s.opts.Observer.NeedsAuthorization; f != nil {
 			f(s.account, e)
@@ -200,53 +290,18 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, e *Error, took tim
 		return e
 	}
 	s.opts.Logger.Warn("refreshing a token failed", "error", e, "kind", e.Kind.String())
-	return s.fallBack(&next, e)
-}
-
-// fallBack keeps an old token in use while it lasts, and returns err.
-func (s *Source) fallBack(t *Token, err *Error) *Error {
-	if t.usable(s.opts.Now()) && !s.refused(t) {
-		s.publish(t, false)
-	}
-	return err
+	return e
 }
 
 // save stores a token that was just issued, trying harder than usual.
 func (s *Source) save(ctx context.Context, t *Token) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
 	for _, wait := range saveTries {
-		if wait > 0 {
-			time.Sleep(wait)
-		}
-		if err = s.store.Save(ctx, t); err == nil {
-			return nil
+		time.Sleep(wait)
+		if err = s.store.Save(ctx, t); err == nil || ctx.Err() != nil {
+			return err
 		}
 	}
 	return err
-}
-
-// saveUnsaved stores a token that is in memory only.
-func (s *Source) saveUnsaved(ctx context.Context) *Error {
-	c := s.cell
-	c.mu.Lock()
-	t, unsaved := c.token.Load(), c.unsaved
-	c.mu.Unlock()
-	if !unsaved {
-		return nil
-	}
-	stored, err := s.store.Load(ctx, s.account)
-	if err == nil && stored.Generation >= t.Generation {
-		c.mu.Lock()
-		c.unsaved = false
-		c.mu.Unlock()
-		return nil
-	}
-	if err := s.store.Save(ctx, t); err != nil {
-		return s.fail("storing token", KindTransient, err)
-	}
-	c.mu.Lock()
-	if c.token.Load() == t {
-		c.unsaved = false
-	}
-	c.mu.Unlock()
-	return nil
 }

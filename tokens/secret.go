@@ -4,18 +4,31 @@ import "log/slog"
 
 // Secret is a string that does not show itself: printed, logged or marshalled
 // it reads "[redacted]". Only [Secret.Reveal] gives the value.
-type Secret struct{ value string }
+//
+// Its value lies behind a pointer, since fmt looks into unexported fields
+// without asking for a String method.
+type Secret struct{ value *string }
 
 const redacted = "[redacted]"
 
-// NewSecret wraps a value.
-func NewSecret(value string) Secret { return Secret{value} }
+// NewSecret wraps a value. An empty one gives the zero Secret.
+func NewSecret(value string) Secret {
+	if value == "" {
+		return Secret{}
+	}
+	return Secret{&value}
+}
 
 // Reveal returns the value. Call it on the last line before the wire.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // IsZero reports whether there is no secret.
-func (s Secret) IsZero() bool { return s.value == "" }
+func (s Secret) IsZero() bool { return s.value == nil }
 
 // String returns a fixed text.
 func (s Secret) String() string { return redacted }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -36,12 +38,18 @@ const (
 type Store struct {
 	storage Storage
 	keys    func() (*KeyRing, error)
+
+	mu sync.Mutex
+	// spent holds the states used up in this process, and when, as long as
+	// their flows could last: one answer that arrives twice at once must not
+	// be redeemed twice.
+	spent map[string]time.Time
 }
 
 // NewStore returns a Store. It asks for the key ring when it first needs it, so
 // that a configuration can be built without touching a key.
 func NewStore(s Storage, keys func() (*KeyRing, error)) *Store {
-	return &Store{storage: s, keys: keys}
+	return &Store{storage: s, keys: keys, spent: map[string]time.Time{}}
 }
 
 // Load reads an account's token. Without one the error is [fs.ErrNotExist].
@@ -124,17 +132,29 @@ func (s *Store) HasRecords(ctx context.Context) (bool, error) {
 // lock takes the account's lock in the storage. The lock narrows a race but is
 // not relied on: whoever holds it must look at the storage again.
 func (s *Store) lock(ctx context.Context, a Account) (unlock func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
-	if err := s.storage.Lock(ctx, a.lockName()); err != nil {
+	// Some storages keep a lock alive no longer than the context it was taken
+	// with. So the time limit ends with the taking, and the context with the lock.
+	held, release := context.WithCancel(ctx)
+	limit := time.AfterFunc(lockTimeout, release)
+	if err := s.storage.Lock(held, a.lockName()); err != nil {
+		if !limit.Stop() && ctx.Err() == nil {
+			err = context.DeadlineExceeded
+		}
+		release()
 		return nil, fmt.Errorf("locking token of %s: %w", a, err)
 	}
-	return func() {
+	unlock = func() {
+		defer release()
 		// The caller's context may have ended; the lock must go all the same.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storageTimeout)
 		defer cancel()
 		_ = s.storage.Unlock(ctx, a.lockName()) // it expires by itself
-	}, nil
+	}
+	if !limit.Stop() {
+		unlock() // it came so late that it may be lost already
+		return nil, fmt.Errorf("locking token of %s: %w", a, context.DeadlineExceeded)
+	}
+	return unlock, nil
 }
 
 // errSpent: the state of a sign-in was used before.
@@ -146,13 +166,45 @@ var errSpent = errors.New("this sign-in was already completed")
 func (s *Store) claimState(ctx context.Context, state string, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
-	sum := sha256.Sum256([]byte(state))
-	key := prefixStates + "/" + hex.EncodeToString(sum[:])
+	key := stateKey(state)
+	if !s.claimHere(key, now) {
+		return errSpent
+	}
 	if _, err := s.storage.Load(ctx, key); err == nil {
 		return errSpent
 	}
 	_ = s.storage.Store(ctx, key, []byte(now.UTC().Format(time.RFC3339)))
 	return nil
+}
+
+// claimHere does it for this process, and reports whether the state was unused.
+func (s *Store) claimHere(key string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, at := range s.spent {
+		if now.Sub(at) > 2*flowLife {
+			delete(s.spent, k)
+		}
+	}
+	if _, used := s.spent[key]; used {
+		return false
+	}
+	s.spent[key] = now
+	return true
+}
+
+// stateKey is where the mark of a used state lies.
+func stateKey(state string) string {
+	sum := sha256.Sum256([]byte(state))
+	return prefixStates + "/" + hex.EncodeToString(sum[:])
+}
+
+// isStateKey tells marks from what else a storage lists: folders, its own
+// temporary files.
+func isStateKey(key string) bool {
+	name, ok := strings.CutPrefix(key, prefixStates+"/")
+	_, err := hex.DecodeString(name)
+	return ok && err == nil && len(name) == 2*sha256.Size
 }
 
 // SweepStates deletes marks of used states that are older than the flows they
@@ -167,18 +219,23 @@ func (s *Store) SweepStates(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("listing used states: %w", err)
 	}
+	var failed error
 	for _, k := range keys {
-		at, err := s.storage.Load(ctx, k)
+		if !isStateKey(k) {
+			continue
+		}
+		mark, err := s.storage.Load(ctx, k)
 		if err != nil {
 			continue
 		}
-		t, err := time.Parse(time.RFC3339, string(at))
-		if err == nil && now.Sub(t) < 2*flowLife {
+		at, err := time.Parse(time.RFC3339, string(mark))
+		if err == nil && now.Sub(at) < 2*flowLife {
 			continue
 		}
-		if err := s.storage.Delete(ctx, k); err != nil {
-			return fmt.Errorf("deleting a used state: %w", err)
+		// Another instance may sweep at the same time.
+		if err := s.storage.Delete(ctx, k); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = fmt.Errorf("deleting a used state: %w", err)
 		}
 	}
-	return nil
+	return failed
 }

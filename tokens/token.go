@@ -3,7 +3,6 @@ package tokens
 import (
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -87,17 +86,33 @@ func (t *Token) usable(now time.Time) bool {
 
 // fresh reports whether the access token needs no renewal yet.
 func (t *Token) fresh(now time.Time) bool {
-	return t.usable(now) && now.Before(t.due())
+	return t.usable(now) && now.Before(t.due()) && !t.fromFuture(now)
 }
 
-// newerThan reports whether t was issued after o. A later sign-in counts more
-// than the generation, which begins anew after a disconnect.
-func (t *Token) newerThan(o *Token) bool {
+// fromFuture reports whether the token was issued by a clock that is ahead of
+// this one, or before this one was set back. When it ends is not known then.
+func (t *Token) fromFuture(now time.Time) bool {
+	return now.Before(t.IssuedAt.Add(-time.Minute))
+}
+
+// supersedes reports whether t was granted or issued after o. A later sign-in
+// counts more than the generation, which begins anew after a disconnect.
+func (t *Token) supersedes(o *Token) bool {
 	if !t.AuthorizedAt.Equal(o.AuthorizedAt) {
 		return t.AuthorizedAt.After(o.AuthorizedAt)
 	}
 	return t.Generation > o.Generation
 }
+
+// newerThan reports whether t tells more than o: it supersedes it, or is the
+// same token and known to be dead.
+func (t *Token) newerThan(o *Token) bool {
+	return t.supersedes(o) || t.Revoked && !o.Revoked && !o.supersedes(t)
+}
+
+// wall is a time as it is stored: its monotonic part would go on counting where
+// an expiry is a time on the provider's clock, such as over a suspend.
+func wall(t time.Time) time.Time { return t.Round(0).UTC() }
 
 // fingerprint identifies an access token without being one.
 func fingerprint(accessToken string) [sha256.Size]byte {
@@ -147,13 +162,17 @@ func encodeToken(t *Token) ([]byte, error) {
 }
 
 func decodeToken(data []byte) (*Token, error) {
-	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
-		// The decoder's words may quote the record, which holds tokens.
-		return nil, errors.New("stored token is no valid record")
+	// The version first: the rest of a newer record may have another shape.
+	var v struct {
+		Version int `json:"version"`
 	}
-	if r.Version > recordVersion {
-		return nil, fmt.Errorf("token record version %d: %w", r.Version, ErrNewerFormat)
+	if json.Unmarshal(data, &v) == nil && v.Version > recordVersion {
+		return nil, fmt.Errorf("token record version %d: %w", v.Version, ErrNewerFormat)
+	}
+	var r record
+	if json.Unmarshal(data, &r) != nil {
+		// The decoder's words may quote the record, which holds tokens.
+		return nil, fmt.Errorf("no valid record: %w", ErrCorrupt)
 	}
 	return &Token{
 		Account:              Account{Provider: r.Provider, User: r.User},

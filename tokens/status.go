@@ -1,0 +1,84 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+)
+
+// Status is what is known of an account, without secrets.
+type Status struct {
+	Account      Account
+	State        State
+	Identity     Identity
+	Scopes       []string
+	AuthorizedAt time.Time
+	AuthorizedBy string
+	IssuedAt     time.Time
+	Expiry       time.Time
+	// RefreshAt is when the next refresh is due.
+	RefreshAt time.Time
+	// LastUsed is when this process last handed the token out; zero if it
+	// never did.
+	LastUsed   time.Time
+	Generation uint64
+	// Failure is the last refresh, if it failed.
+	Failure *Failure
+}
+
+// State is the state of an account.
+type State string
+
+// The states of an account.
+const (
+	StateAuthorized   State = "authorized"          // it works
+	StateFailing      State = "failing"             // refreshes fail for a passing reason
+	StateUnauthorized State = "needs_authorization" // a person must sign in
+	StateUnknown      State = "unknown"             // the storage could not be read
+)
+
+func (s Status) String() string { return fmt.Sprintf("%s: %s", s.Account, s.State) }
+
+// Status reads the account's state from memory and, where that has none, from
+// the storage.
+func (s *Source) Status(ctx context.Context) Status {
+	st := Status{Account: s.account, State: StateUnknown}
+	if used := s.cell.lastUsed.Load(); used != 0 {
+		st.LastUsed = time.Unix(used, 0).UTC()
+	}
+	s.cell.mu.Lock()
+	t, failure, failedAt := s.cell.newest, s.cell.failure, s.cell.failedAt
+	s.cell.mu.Unlock()
+	if t == nil {
+		stored, err := s.store.Load(ctx, s.account)
+		if errors.Is(err, fs.ErrNotExist) {
+			st.State = StateUnauthorized
+			return st
+		}
+		if err != nil {
+			st.Failure = &Failure{At: s.opts.Now().UTC(), Kind: "storage", Description: err.Error()}
+			return st
+		}
+		t = stored
+	}
+	st.Identity, st.Scopes, st.Generation = t.Identity, t.Scopes, t.Generation
+	st.AuthorizedAt, st.AuthorizedBy = t.AuthorizedAt, t.AuthorizedBy
+	st.IssuedAt, st.Expiry, st.Failure = t.IssuedAt, t.Expiry, t.Failure
+	if st.Failure == nil && failure != nil && failure.Kind != KindNeedsPerson {
+		st.Failure = failure.failure(failedAt)
+	}
+	switch {
+	case t.Revoked:
+		st.State = StateUnauthorized
+	case st.Failure != nil:
+		st.State = StateFailing
+	default:
+		st.State = StateAuthorized
+	}
+	if !t.Revoked {
+		st.RefreshAt = t.due()
+	}
+	return st
+}
