@@ -1,0 +1,71 @@
+package caddymodule
+
+import (
+	"net/http"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+// advice is what a page says about a sign-in that failed.
+type advice struct {
+	status int
+	title  string
+	text   []string
+	// again labels the button that starts anew; empty for none.
+	again string
+}
+
+// signInAdvice says in plain words what a reason means and what to do.
+func signInAdvice(r tokens.Reason) advice {
+	switch r {
+	case tokens.ReasonTicket:
+		return advice{http.StatusGone, "This link cannot be used any more", []string{
+			"A link to sign in works for ten minutes, on the server that made it. Ask the operator for a new one.",
+		}, ""}
+	case tokens.ReasonBrowser:
+		return advice{http.StatusBadRequest, "This sign-in was begun in another browser", []string{
+			"It has to end in the browser in which it was begun, with cookies allowed. Nothing was changed.",
+			"Open the link that you were given in one browser, and stay in it until the end.",
+		}, ""}
+	case tokens.ReasonExpired:
+		return advice{http.StatusGone, "The sign-in took too long", []string{
+			"Ten minutes passed between the start and the provider's answer. Nothing was changed. Ask the operator for a new link.",
+		}, ""}
+	case tokens.ReasonState, tokens.ReasonProvider, tokens.ReasonIssuer:
+		return advice{http.StatusBadRequest, "This answer belongs to no sign-in of this browser", []string{
+			"It was not used, and nothing was changed. If you did not expect this page, close it. Otherwise open the link that you were given once more.",
+		}, ""}
+	case tokens.ReasonSpent:
+		return advice{http.StatusBadRequest, "This sign-in was completed before", []string{
+			"An answer of the provider counts once. If the account is not connected, ask the operator for a new link.",
+		}, ""}
+	case tokens.ReasonDenied:
+		return advice{http.StatusForbidden, "The provider did not grant access", []string{
+			"You, or a rule of the organization, said no. Nothing was changed.",
+			"If you meant to allow it, try again. If the provider speaks of an administrator's approval, an administrator of the organization has to grant it first.",
+		}, "Try again"}
+	case tokens.ReasonScope:
+		return advice{http.StatusForbidden, "Not everything that is needed was granted", []string{
+			"Sending mail needs the permission below; it may be a box to tick on the provider's page. Nothing was changed.",
+		}, "Try again"}
+	case tokens.ReasonRefresh:
+		return advice{http.StatusBadGateway, "The provider gave no lasting permission", []string{
+			"Without a refresh token the sign-in would end within the hour. Nothing was changed; the operator has to correct the provider's settings.",
+		}, ""}
+	case tokens.ReasonIdentity:
+		return advice{http.StatusForbidden, "Another account signed in", []string{
+			"The sign-in was not used, and what was set up before still holds. Sign in as the mailbox below; a private window helps where the browser picks an account by itself.",
+		}, "Choose another account"}
+	case tokens.ReasonExchange:
+		return advice{http.StatusBadGateway, "The provider could not complete the sign-in", []string{
+			"Nothing was changed. Try again; if it fails again, the operator finds the reason in this server's log.",
+		}, "Try again"}
+	case tokens.ReasonStorage:
+		return advice{http.StatusInternalServerError, "The sign-in could not be kept", []string{
+			"This server could not store it. Nothing was changed; the operator finds the reason in this server's log.",
+		}, ""}
+	}
+	return advice{http.StatusInternalServerError, "The sign-in failed", []string{
+		"The operator finds the reason in this server's log.",
+	}, ""}
+}

@@ -1,0 +1,240 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+}
+
+// App sends mail through servers that demand OAuth 2.0, and keeps the tokens
+// for that: it refreshes them in the background, without traffic. Handlers
+// (`http.handlers.oauth_mail`) are its entrances.
+type App struct {
+	// The URL under which the redirect URIs lie: a provider's is this, a slash,
+	// and the provider's name. A handler with the endpoint `callback` must serve
+	// it. It must begin with https, except on loopback.
+	RedirectBase string `json:"redirect_base,omitempty"`
+
+	// The keys that seal tokens in the storage, 32 octets in base64 each. The
+	// first one seals, all of them open. Default, with file storage only: a key
+	// in a file of its own beside the storage's folder, made at the first start.
+	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+
+	// The authorization servers, by name.
+	Providers map[string]*Provider `json:"providers,omitempty"`
+
+	// The ways to send, by name.
+	Tenants map[string]*Tenant `json:"tenants,omitempty"`
+
+	// The API keys of the send route, by name.
+	Keys map[string]*Key `json:"keys,omitempty"`
+
+	logger   *slog.Logger
+	storage  certmagic.Storage
+	store    *tokens.Store
+	keys     func() (*tokens.KeyRing, error)
+	flow     *tokens.Flow
+	registry registry
+	mailer   *mailer.Mailer
+	guard    *guard
+	holdings holdings
+	// pools are the connections that the app's tenants use.
+	pools []*mailer.Pool
+
+	// stop ends the goroutines; nil while none runs. stopped is closed when the
+	// refresher has ended.
+	stop    context.CancelFunc
+	stopped chan struct{}
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "oauth_mail",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision builds everything from the configuration. It touches no network, no
+// lock and no file but those that the configuration names, so that `caddy
+// validate` disturbs no running server.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Slogger()
+	a.storage = ctx.Storage()
+	keys, err := a.keyRing()
+	if err != nil {
+		return err
+	}
+	a.keys = keys
+	a.store = tokens.NewStore(durable(a.storage), keys)
+	expanded, err := a.expand()
+	if err != nil {
+		return err
+	}
+	s, err := build(expanded)
+	if err != nil {
+		return err
+	}
+	if err := a.attach(s); err != nil {
+		return err
+	}
+	a.flow = &tokens.Flow{Store: a.store, Keys: keys, Verify: a.verify}
+	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.hooks()}
+	a.guard = newGuard()
+	a.registry.current.Store(s)
+	return nil
+}
+
+// Start begins to keep the tokens fresh.
+func (a *App) Start() error {
+	if _, err := a.keys(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.stop, a.stopped = cancel, make(chan struct{})
+	refresher := &tokens.Refresher{
+		Sources: a.registry.load().sources(),
+		Store:   a.store,
+		Logger:  a.logger,
+	}
+	go func() {
+		defer close(a.stopped)
+		refresher.Run(ctx)
+	}()
+	go a.sweepPools(ctx)
+	return nil
+}
+
+// sweepEvery is how often connections that were idle too long are closed.
+const sweepEvery = 15 * time.Second
+
+func (a *App) sweepPools(ctx context.Context) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.logger.Error("panic while closing idle connections", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, p := range a.pools {
+				p.Sweep(now)
+			}
+		}
+	}
+}
+
+// stopGrace bounds how long an exit waits for refreshes that were sent.
+const stopGrace = 30 * time.Second
+
+// Stop ends the refresher. A reload does not wait for it: what it has begun is
+// brought to its end all the same. An exit does, since a refresh that is cut
+// between the provider's answer and the storage costs the grant.
+func (a *App) Stop() error {
+	if a.stop == nil {
+		return nil
+	}
+	a.stop()
+	if !caddy.Exiting() {
+		return nil
+	}
+	select {
+	case <-a.stopped:
+	case <-time.After(stopGrace):
+		a.logger.Warn("exiting while tokens are being refreshed")
+	}
+	return nil
+}
+
+// Cleanup gives back what outlives the configuration.
+func (a *App) Cleanup() error {
+	if a.stop != nil {
+		a.stop()
+	}
+	a.holdings.release()
+	return nil
+}
+
+// verifyTimeout bounds the sign-in at the mail server that follows consent: a
+// person is waiting.
+const verifyTimeout = 15 * time.Second
+
+// verify tries a new access token at the mail server of the first tenant that
+// will use it.
+func (a *App) verify(ctx context.Context, account tokens.Account, accessToken string) error {
+	_, users, err := a.registry.load().account(account)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+	defer cancel()
+	t := users[0]
+	err = t.mail.SignIn(ctx, mailer.Token{
+		User: account.User, Source: fixedToken(accessToken), Mechanism: t.auth.Mechanism,
+	})
+	var refused *mailer.Error
+	if errors.As(err, &refused) && refused.Stage == mailer.StageAuth && refused.Kind == mailer.KindUnauthorized {
+		return fmt.Errorf("%s says %q: %w", refused.Server, refused.Reply.String(), tokens.ErrRefused)
+	}
+	if err != nil {
+		a.logger.Warn("a new token could not be tried at the mail server; the names in the ID token decide alone",
+			"account", account.String(), "error", err)
+	}
+	return err
+}
+
+// fixedToken is a source of one token.
+type fixedToken string
+
+func (f fixedToken) AccessToken(context.Context) (string, error) { return string(f), nil }
+func (f fixedToken) Reject(string) bool                          { return false }
+
+// hooks reports what became of messages. Addresses stay out of the log.
+func (a *App) hooks() mailer.Hooks {
+	return mailer.Hooks{
+		Sent: func(s mailer.Submission, r mailer.Receipt, took time.Duration) {
+			a.logger.Info("message sent", "id", r.ID, "tenant", s.Tenant, "caller", s.Caller.String(),
+				"recipients", len(s.Envelope.To), "size", s.Content.Size(), "server", r.Server,
+				"queue_id", r.QueueID, "duration", took)
+		},
+		Failed: func(s mailer.Submission, e *mailer.Error, took time.Duration) {
+			a.logger.Warn("message not sent", "id", s.ID, "tenant", s.Tenant, "caller", s.Caller.String(),
+				"stage", string(e.Stage), "kind", e.Kind.String(), "server", e.Server,
+				"reply", e.Reply.String(), "error", e.Error(), "duration", took)
+		},
+	}
+}
+
+// parseClient returns an address for a Caller; the zero one where it is none.
+func parseClient(ip string) netip.Addr {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap()
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,229 @@
+package caddymodule
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("oauth_mail", parseGlobalOption)
+	httpcaddyfile.RegisterHandlerDirective("oauth_mail", parseDirective)
+	// After everything that authenticates, before what answers for good.
+	httpcaddyfile.RegisterDirectiveOrder("oauth_mail", httpcaddyfile.Before, "respond")
+}
+
+// parseGlobalOption sets up the app. Repeated blocks merge.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	a := new(App)
+	if option, ok := existing.(httpcaddyfile.App); ok {
+		if err := caddy.StrictUnmarshalJSON(option.Value, a); err != nil {
+			return nil, d.Errf("merging with an earlier oauth_mail block: %v", err)
+		}
+	}
+	if err := a.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "oauth_mail", Value: caddyconfig.JSON(a, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	oauth_mail {
+//		redirect_base  <url>
+//		encryption_key <key> [<older key>...]
+//		provider <name> {
+//			display_name           <text>
+//			preset                 microsoft|google
+//			directory              <id or domain>
+//			issuer                 <url>
+//			authorization_endpoint <url>
+//			token_endpoint         <url>
+//			revocation_endpoint    <url>
+//			client_id              <id>
+//			client_secret          <secret>
+//			client_auth            basic|post
+//			scopes                 <scope>...
+//			prompt                 <value>
+//			auth_param             <name> <value>
+//			redirect_uri           <url>
+//			servers                <host>...
+//		}
+//		tenant <name> {
+//			server      [smtps://|plaintext://]<host>[:<port>]
+//			auth        oauth <provider> [xoauth2|oauthbearer]
+//			auth        password <username> <password>
+//			auth        none
+//			user        <address>
+//			from        [<display name>] <address>
+//			senders     <address>|*@<domain>|* ...
+//			connections <number>
+//			ca_file     <file>
+//		}
+//		key <name> <key> <tenant>
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // option name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return parseBlock(d, words{
+		"redirect_base":  single(text(&a.RedirectBase)),
+		"encryption_key": single(list(&a.EncryptionKeys)),
+		"provider":       many(named(&a.Providers, parseProvider)),
+		"tenant":         many(named(&a.Tenants, parseTenant)),
+		"key":            many(a.parseKey),
+	})
+}
+
+func parseProvider(d *caddyfile.Dispenser, p *Provider) error {
+	return parseBlock(d, words{
+		"display_name":           single(text(&p.DisplayName)),
+		"preset":                 single(text(&p.Preset)),
+		"directory":              single(text(&p.Directory)),
+		"issuer":                 single(text(&p.Issuer)),
+		"authorization_endpoint": single(text(&p.AuthorizationEndpoint)),
+		"token_endpoint":         single(text(&p.TokenEndpoint)),
+		"revocation_endpoint":    single(text(&p.RevocationEndpoint)),
+		"client_id":              single(text(&p.ClientID)),
+		"client_secret":          single(text(&p.ClientSecret)),
+		"client_auth":            single(choice(&p.ClientAuth, "basic", "post")),
+		"scopes":                 single(list(&p.Scopes)),
+		"prompt":                 single(text(&p.Prompt)),
+		"auth_param":             many(pair(&p.AuthParams)),
+		"redirect_uri":           single(text(&p.RedirectURI)),
+		"servers":                single(list(&p.Servers)),
+	})
+}
+
+func parseTenant(d *caddyfile.Dispenser, t *Tenant) error {
+	return parseBlock(d, words{
+		"server":      single(text(&t.Server)),
+		"auth":        single(t.Auth.unmarshal),
+		"user":        single(text(&t.User)),
+		"from":        single(t.parseFrom),
+		"senders":     single(list(&t.Senders)),
+		"connections": single(number(&t.Connections)),
+		"ca_file":     single(text(&t.CAFile)),
+	})
+}
+
+func (a *Auth) unmarshal(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	a.Method = args[0]
+	switch {
+	case a.Method == "oauth" && (len(args) == 2 || len(args) == 3):
+		a.Provider = args[1]
+		if len(args) == 3 {
+			a.Mechanism = strings.ToLower(args[2])
+			if !slices.Contains(mechanisms, a.Mechanism) {
+				return d.Errf("unrecognized mechanism %s: must be one of %s", args[2], strings.Join(mechanisms, ", "))
+			}
+		}
+	case a.Method == "password" && len(args) == 3:
+		a.Username, a.Password = args[1], args[2]
+	case a.Method == "none" && len(args) == 1:
+	case slices.Contains([]string{"oauth", "password", "none"}, a.Method):
+		return d.ArgErr()
+	default:
+		return d.Errf("unrecognized auth method %s: must be oauth, password or none", a.Method)
+	}
+	return nil
+}
+
+// mechanisms are the words for SASL mechanisms that take a token.
+var mechanisms = []string{"xoauth2", "oauthbearer"}
+
+// parseFrom takes an address with or without a display name before it, as one
+// argument or several.
+func (t *Tenant) parseFrom(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	switch len(args) {
+	case 1:
+		t.From = args[0]
+	case 2:
+		name := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(args[0])
+		t.From = `"` + name + `" <` + strings.Trim(args[1], "<>") + ">"
+	default:
+		return d.ArgErr()
+	}
+	return nil
+}
+
+func (a *App) parseKey(d *caddyfile.Dispenser) error {
+	var name, key, tenant string
+	if !d.Args(&name, &key, &tenant) || d.NextArg() {
+		return d.ArgErr()
+	}
+	if _, taken := a.Keys[name]; taken {
+		return d.Errf("duplicate key '%s'", name)
+	}
+	if a.Keys == nil {
+		a.Keys = make(map[string]*Key)
+	}
+	a.Keys[name] = &Key{Key: key, Tenant: tenant}
+	return nil
+}
+
+// parseDirective sets up the handler. Syntax:
+//
+//	oauth_mail [<matcher>] send|callback|admin {
+//		user <placeholder>
+//		role viewer|operator|admin <user>...
+//		allow_unauthenticated
+//	}
+func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // directive name
+	if !d.Args(&h.Endpoint) || d.NextArg() {
+		return d.ArgErr()
+	}
+	if !slices.Contains(endpoints, h.Endpoint) {
+		return d.Errf("unrecognized endpoint %s: must be one of %s", h.Endpoint, strings.Join(endpoints, ", "))
+	}
+	w := words{}
+	if h.Endpoint == endpointAdmin {
+		w = words{
+			"user":                  single(text(&h.User)),
+			"role":                  many(h.parseRole),
+			"allow_unauthenticated": single(toggle(&h.AllowUnauthenticated)),
+		}
+	}
+	return parseBlock(d, w)
+}
+
+func (h *Handler) parseRole(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 2 {
+		return d.ArgErr()
+	}
+	if h.Roles == nil {
+		h.Roles = make(map[string]string)
+	}
+	if _, ok := roleRank[args[0]]; !ok {
+		return d.Errf("unrecognized role %s: must be viewer, operator or admin", args[0])
+	}
+	for _, user := range args[1:] {
+		if _, taken := h.Roles[user]; taken {
+			return d.Errf("duplicate role of user '%s'", user)
+		}
+		h.Roles[user] = args[0]
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+
+const goldenSeparator = "\n----------\n"
+
+func adapt(t *testing.T, config string) ([]byte, error) {
+	t.Helper()
+	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+	return out, err
+}
+
+func TestAdapt(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/adapt/*.caddyfiletest")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config, want, _ := strings.Cut(string(data), goldenSeparator)
+			out, err := adapt(t, config+"\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			if err := json.Indent(&got, out, "", "\t"); err != nil {
+				t.Fatal(err)
+			}
+			got.WriteByte('\n')
+			if *update {
+				if err := os.WriteFile(file, []byte(config+goldenSeparator+got.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(want, got.String()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestGoldenFilesUseEveryWord keeps the golden files complete.
+func TestGoldenFilesUseEveryWord(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/adapt/*.caddyfiletest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, _, _ := strings.Cut(string(data), goldenSeparator)
+		for _, w := range strings.Fields(config) {
+			seen[w] = true
+		}
+	}
+	for _, word := range grammarWords {
+		if !seen[word] {
+			t.Errorf("no golden file uses %q", word)
+		}
+	}
+}
+
+// grammarWords are the words of the grammar in the comments of
+// UnmarshalCaddyfile and parseDirective.
+var grammarWords = []string{
+	"redirect_base", "encryption_key", "provider", "tenant", "key",
+	"display_name", "preset", "directory", "issuer", "authorization_endpoint", "token_endpoint", "revocation_endpoint",
+	"client_id", "client_secret", "client_auth", "scopes", "prompt", "auth_param", "redirect_uri", "servers",
+	"server", "auth", "oauth", "password", "none", "xoauth2", "oauthbearer", "user", "from", "senders", "connections", "ca_file",
+	"send", "callback", "admin", "role", "viewer", "operator", "allow_unauthenticated",
+}
+
+func TestCaddyfileErrors(t *testing.T) {
+	t.Parallel()
+	app := func(lines string) string { return "{\n\toauth_mail {\n" + lines + "\n\t}\n}\n" }
+	tests := []struct{ name, config, want string }{
+		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, key, provider, redirect_base, tenant, at Caddyfile:3"},
+		{"unknown word in a provider", app("provider a {\nclient a\n}"), "unrecognized subdirective client"},
+		{"unknown word in a tenant", app("tenant a {\nsmtp a\n}"), "at Caddyfile:4"},
+		{"argument missing", app("redirect_base"), "wrong argument count or unexpected line ending after 'redirect_base', at Caddyfile:3"},
+		{"argument too many", app("redirect_base a b"), "at Caddyfile:3"},
+		{"argument of the option", "{\n\toauth_mail x {\n\t}\n}\n", "at Caddyfile:2"},
+		{"provider without a name", app("provider {\n}"), "at Caddyfile:3"},
+		{"provider with two names", app("provider a b {\n}"), "at Caddyfile:3"},
+		{"list without items", app("provider a {\nscopes\n}"), "at Caddyfile:4"},
+		{"duplicate word", app("redirect_base a\nredirect_base b"), "duplicate redirect_base, at Caddyfile:4"},
+		{"duplicate provider", app("provider a {\n}\nprovider a {\n}"), "duplicate provider 'a', at Caddyfile:5"},
+		{"duplicate key", app("key a b c\nkey a d e"), "duplicate key 'a', at Caddyfile:4"},
+		{"duplicate parameter", app("provider a {\nauth_param x 1\nauth_param x 2\n}"), "duplicate auth_param 'x', at Caddyfile:5"},
+		{"key with two arguments", app("key a b"), "at Caddyfile:3"},
+		{"key with four arguments", app("key a b c d"), "at Caddyfile:3"},
+		{"bad number", app("tenant a {\nconnections many\n}"), "bad connections value 'many': must be a whole number above zero, at Caddyfile:4"},
+		{"zero", app("tenant a {\nconnections 0\n}"), "at Caddyfile:4"},
+		{"auth without method", app("tenant a {\nauth\n}"), "at Caddyfile:4"},
+		{"auth of unknown method", app("tenant a {\nauth magic\n}"), "unrecognized auth method magic: must be oauth, password or none, at Caddyfile:4"},
+		{"auth oauth without provider", app("tenant a {\nauth oauth\n}"), "at Caddyfile:4"},
+		{"auth oauth with unknown mechanism", app("tenant a {\nauth oauth p cram-md5\n}"), "unrecognized mechanism cram-md5: must be one of xoauth2, oauthbearer, at Caddyfile:4"},
+		{"auth password without password", app("tenant a {\nauth password u\n}"), "at Caddyfile:4"},
+		{"auth none with argument", app("tenant a {\nauth none u\n}"), "at Caddyfile:4"},
+		{"from with three arguments", app("tenant a {\nfrom a b c\n}"), "at Caddyfile:4"},
+		{"client_auth unknown", app("provider a {\nclient_auth digest\n}"), "unrecognized client_auth digest: must be one of basic, post, at Caddyfile:4"},
+		{"directive without endpoint", ":80 {\n\toauth_mail\n}\n", "at Caddyfile:2"},
+		{"directive with unknown endpoint", ":80 {\n\toauth_mail sent\n}\n", "unrecognized endpoint sent: must be one of send, callback, admin, at Caddyfile:2"},
+		{"directive with two endpoints", ":80 {\n\toauth_mail send admin\n}\n", "at Caddyfile:2"},
+		{"word of admin at send", ":80 {\n\toauth_mail send {\n\t\tuser x\n\t}\n}\n", "unrecognized subdirective user: none is taken here, at Caddyfile:3"},
+		{"unknown role", ":80 {\n\toauth_mail admin {\n\t\trole root bob\n\t}\n}\n", "unrecognized role root: must be viewer, operator or admin, at Caddyfile:3"},
+		{"role without user", ":80 {\n\toauth_mail admin {\n\t\trole viewer\n\t}\n}\n", "at Caddyfile:3"},
+		{"two roles of one user", ":80 {\n\toauth_mail admin {\n\t\trole viewer bob\n\t\trole admin bob\n\t}\n}\n", "duplicate role of user 'bob', at Caddyfile:4"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := adapt(t, tt.config)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got error %v, want one with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRepeatedOptionMerges(t *testing.T) {
+	t.Parallel()
+	out, err := adapt(t, "{\n\toauth_mail {\n\t\ttenant a {\n\t\t\tauth none\n\t\t}\n\t}\n\toauth_mail {\n\t\ttenant b {\n\t\t\tauth none\n\t\t}\n\t}\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"apps":{"oauth_mail":{"tenants":{"a":{"auth":{"method":"none"}},"b":{"auth":{"method":"none"}}}}}}`; string(out) != want {
+		t.Errorf("got %s, want %s", out, want)
+	}
+	_, err = adapt(t, "{\n\toauth_mail {\n\t\ttenant a {\n\t\t}\n\t}\n\toauth_mail {\n\t\ttenant a {\n\t\t}\n\t}\n}\n")
+	if err == nil || !strings.Contains(err.Error(), "duplicate tenant 'a', at Caddyfile:7") {
+		t.Errorf("got error %v for a tenant in two blocks", err)
+	}
+}
+
+// TestExamples holds every configuration that we hand out against Caddy: it
+// adapts, is formatted, and provisions.
+func TestExamples(t *testing.T) {
+	for _, name := range []string{
+		"M365_CLIENT_ID", "M365_CLIENT_SECRET", "GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET", "LAB_CLIENT_SECRET", "SENDGRID_KEY",
+	} {
+		t.Setenv(name, "dummy-"+name)
+	}
+	for _, name := range []string{"WEBSHOP_KEY", "SHOP_KEY", "REPORTING_KEY", "LAB_KEY", "NEWSLETTER_KEY"} {
+		t.Setenv(name, "dummy-key-with-24-characters-"+name)
+	}
+	t.Setenv("ADMIN_PASSWORD_HASH", "$2a$10$HOdM9z9ZOHxdSzkvNIka0upEG7VxoVvVHpg.tkAMJlUD8x9EKJzy6")
+	t.Setenv("OAUTH_MAIL_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+	t.Setenv("OAUTH_MAIL_OLD_KEY", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
+	files, err := filepath.Glob("../examples/*.caddyfile")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, file := range append(files, "../Caddyfile.example") {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if formatted := caddyfile.Format(data); !bytes.Equal(formatted, data) {
+				t.Errorf("not formatted:\n%s", cmp.Diff(string(data), string(formatted)))
+			}
+			out, err := adapt(t, string(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			validate(t, out)
+		})
+	}
+}
+
+// validate provisions a configuration and cleans up, as `caddy validate` does.
+func validate(t *testing.T, config []byte) {
+	t.Helper()
+	if err := validateError(t, config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func validateError(t *testing.T, config []byte) error {
+	t.Helper()
+	var c caddy.Config
+	if err := caddy.StrictUnmarshalJSON(config, &c); err != nil {
+		t.Fatal(err)
+	}
+	return caddy.Validate(&c)
+}

@@ -1,0 +1,231 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+// startSegment ends the path of a provider's start page.
+const startSegment = "start"
+
+// startURL is the address of the page where a sign-in starts.
+func (s *snapshot) startURL(provider, ticket string) string {
+	u := s.redirectBase.JoinPath(provider, startSegment)
+	u.RawQuery = url.Values{"ticket": {ticket}}.Encode()
+	return u.String()
+}
+
+// serveCallback serves the start pages and the redirect URIs. It answers
+// everything itself: an error returned to Caddy would be logged together with
+// the address, which has a code or a ticket in it. For the same reason these
+// requests stay out of the access log.
+func (h *Handler) serveCallback(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	s := h.app.registry.load()
+	cleaned := publicPath(r)
+	notFound := func(w http.ResponseWriter, _ *http.Request) {
+		(&page{Title: "There is no such page", Text: []string{
+			"This address belongs to no sign-in provider of this server. Ask the operator for a new link.",
+		}}).write(w, http.StatusNotFound)
+	}
+	rest, under := strings.CutPrefix(cleaned, s.redirectBase.Path+"/")
+	p := s.callbacks[cleaned]
+	if !under && p == nil {
+		return passOn(w, r, next, notFound)
+	}
+	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	if p != nil {
+		h.finishSignIn(w, r, s, p)
+		return nil
+	}
+	name, start := strings.CutSuffix(rest, "/"+startSegment)
+	if p := s.providers[name]; start && p != nil {
+		h.startSignIn(w, r, s, p)
+		return nil
+	}
+	// Even here a code may have come, for a provider that was renamed.
+	notFound(w, r)
+	return nil
+}
+
+// publicPath is the path that the browser asked for, whatever `handle_path` or
+// `uri` have made of it since: redirect URIs are public addresses.
+func publicPath(r *http.Request) string {
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return cleanPath(&original)
+	}
+	return cleanPath(r)
+}
+
+// crossOrigin refuses posts from other sites.
+var crossOrigin = http.NewCrossOriginProtection()
+
+// startSignIn shows who is to sign in where, and sends the browser there when
+// the person agrees.
+func (h *Handler) startSignIn(w http.ResponseWriter, r *http.Request, s *snapshot, p *provider) {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		ticket, err := h.app.flow.OpenTicket(r.URL.Query().Get("ticket"))
+		if err == nil && ticket.Account.Provider != p.name {
+			err = &tokens.FlowError{Reason: tokens.ReasonTicket}
+		}
+		if err != nil {
+			h.signInFailed(w, s, p, err)
+			return
+		}
+		startPage(s, p, ticket, r.URL.Query().Get("ticket")).write(w, http.StatusOK)
+	case http.MethodPost:
+		if err := crossOrigin.Check(r); err != nil {
+			(&page{Title: "Please start from this server's own page", Text: []string{
+				"Another site tried to start this sign-in. Open the link that you were given, and press the button there.",
+			}}).write(w, http.StatusForbidden)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, 16<<10)
+		h.begin(w, r, s, p)
+	default:
+		w.Header().Set("Allow", "GET, HEAD, POST")
+		(&page{Title: "That does not work here"}).write(w, http.StatusMethodNotAllowed)
+	}
+}
+
+func startPage(s *snapshot, p *provider, t tokens.Ticket, sealed string) *page {
+	pg := &page{
+		Title: "Allow sending mail as " + t.Account.User,
+		Text: []string{
+			"This server asks to send mail in the name of the mailbox below. You will sign in at the provider; this server never sees your password.",
+			"Sign in as exactly this mailbox.",
+		},
+		Facts: []fact{{"Mailbox", t.Account.User}, {"Provider", p.settings.Title()}},
+		Form:  &pageForm{Action: s.redirectBase.JoinPath(p.name, startSegment).Path, Ticket: sealed, Button: "Continue to " + p.settings.Title()},
+	}
+	if t.By != "" {
+		pg.Facts = append(pg.Facts, fact{"Asked for by", t.By})
+	}
+	return pg
+}
+
+// maxCookies is how many sign-ins one browser may have under way.
+const maxCookies = 5
+
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request, s *snapshot, p *provider) {
+	ticket, err := h.app.flow.OpenTicket(r.PostFormValue("ticket"))
+	if err == nil && ticket.Account.Provider != p.name {
+		err = &tokens.FlowError{Reason: tokens.ReasonTicket}
+	}
+	if err != nil {
+		h.signInFailed(w, s, p, err)
+		return
+	}
+	begun, err := h.app.flow.Begin(r.Context(), p.client, ticket)
+	if err != nil {
+		h.signInFailed(w, s, p, &tokens.FlowError{Reason: tokens.ReasonExchange, Account: ticket.Account, Err: err})
+		return
+	}
+	prefix, secure := cookieShape(s)
+	count := 0
+	for _, c := range r.Cookies() {
+		if strings.HasPrefix(c.Name, prefix+tokens.CookiePrefix) {
+			if count++; count >= maxCookies {
+				dropCookie(w, c.Name, secure)
+			}
+		}
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: prefix + begun.CookieName, Value: begun.CookieValue, Path: "/", Expires: begun.Expires,
+		Secure: secure, HttpOnly: true, SameSite: http.SameSiteLaxMode, // the provider's redirect is a top-level GET
+	})
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	http.Redirect(w, r, begun.URL, http.StatusSeeOther)
+}
+
+// cookieShape says how cookies are bound to this host: by the __Host- prefix,
+// which needs https. On loopback http, for trials, there is no such thing.
+func cookieShape(s *snapshot) (prefix string, secure bool) {
+	if s.redirectBase.Scheme == "https" {
+		return "__Host-", true
+	}
+	return "", false
+}
+
+func dropCookie(w http.ResponseWriter, name string, secure bool) {
+	http.SetCookie(w, &http.Cookie{Name: name, Path: "/", MaxAge: -1, Secure: secure, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+}
+
+// finishSignIn takes the provider's answer.
+func (h *Handler) finishSignIn(w http.ResponseWriter, r *http.Request, s *snapshot, p *provider) {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", "GET")
+		(&page{Title: "That does not work here"}).write(w, http.StatusMethodNotAllowed)
+		return
+	}
+	query := r.URL.Query()
+	prefix, secure := cookieShape(s)
+	name := prefix + tokens.CookieName(query.Get("state"))
+	sealed := ""
+	if c, err := r.Cookie(name); err == nil {
+		sealed = c.Value
+		dropCookie(w, name, secure)
+	}
+	t, err := h.app.flow.Complete(r.Context(), p.client, query, sealed)
+	if err != nil {
+		h.signInFailed(w, s, p, err)
+		return
+	}
+	if source, _, err := s.account(t.Account); err == nil {
+		source.Adopt(t)
+		s.drain(t.Account)
+	}
+	h.logger.Info("account authorized", "provider", t.Account.Provider, "user", t.Account.User, "by", t.AuthorizedBy)
+	(&page{
+		Title: t.Account.User + " is connected",
+		Text:  []string{"This server can now send mail in its name, and keeps the sign-in alive by itself. You may close this page."},
+		Facts: []fact{{"Mailbox", t.Account.User}, {"Provider", p.settings.Title()}},
+	}).write(w, http.StatusOK)
+}
+
+// signInFailed says why a sign-in ended and what to do about it.
+func (h *Handler) signInFailed(w http.ResponseWriter, s *snapshot, p *provider, err error) {
+	var f *tokens.FlowError
+	if !errors.As(err, &f) {
+		f = &tokens.FlowError{Reason: tokens.ReasonStorage, Err: err}
+	}
+	h.logger.Warn("sign-in failed", "provider", p.name, "user", f.Account.User, "reason", string(f.Reason), "error", err)
+	advice := signInAdvice(f.Reason)
+	pg := &page{Title: advice.title, Text: advice.text}
+	if f.Account.User != "" {
+		pg.Facts = []fact{{"Mailbox", f.Account.User}, {"Provider", p.settings.Title()}}
+	}
+	var e *tokens.Error
+	switch {
+	case errors.As(f.Err, &e) && (e.Code != "" || e.Description != ""):
+		pg.Said = strings.TrimSpace(e.Code + " " + e.Description)
+	case f.Err != nil && (f.Reason == tokens.ReasonIdentity || f.Reason == tokens.ReasonScope || f.Reason == tokens.ReasonRefresh):
+		pg.Text = append(pg.Text, capitalized(f.Err.Error())+".")
+	}
+	// Whoever got this far had a ticket and an unspent sign-in: a new try is
+	// theirs. After an expiry the operator has to ask again.
+	if advice.again != "" && f.Account.User != "" {
+		prompt := ""
+		if f.Reason == tokens.ReasonIdentity {
+			prompt = "select_account"
+		}
+		if ticket, _, err := h.app.flow.NewTicket(f.Account, "", prompt); err == nil {
+			pg.Form = &pageForm{Action: s.redirectBase.JoinPath(p.name, startSegment).Path, Ticket: ticket, Button: advice.again}
+		}
+	}
+	pg.write(w, advice.status)
+}
+
+func capitalized(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}

@@ -1,0 +1,289 @@
+package caddymodule
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+)
+
+// emailRequest is a request to send one message, read and ready to compose.
+type emailRequest struct {
+	message  *mailer.Message
+	warnings []string
+}
+
+// Limits of a request, beside that of its size.
+const (
+	maxRecipients  = 100
+	maxHeaders     = 50
+	maxAttachments = 50
+	maxTags        = 20
+)
+
+// parseEmail reads the JSON body of `POST /emails`. The error is a [*problem],
+// or a [*mailer.Error] that names the field.
+func parseEmail(body []byte) (*emailRequest, error) {
+	m := new(mailer.Message)
+	r := &emailRequest{message: m}
+	var to, cc, bcc, replyTo stringList
+	var from *string
+	err := decodeObject(body, "", fields{
+		"from":         decodeInto(&from),
+		"to":           decodeInto(&to),
+		"cc":           decodeInto(&cc),
+		"bcc":          decodeInto(&bcc),
+		"reply_to":     decodeInto(&replyTo),
+		"subject":      decodeInto(&m.Subject),
+		"text":         decodeInto(&m.Text),
+		"html":         decodeInto(&m.HTML),
+		"headers":      r.decodeHeaders,
+		"attachments":  r.decodeAttachments,
+		"tags":         decodeTags,
+		"scheduled_at": unsupported("scheduling needs the outbox, which this version does not have yet"),
+		"template":     unsupported("there are no templates on this server; send text or html"),
+		"oauth_mail":   unsupported("this version takes no extensions of its own yet"),
+		"topic_id":     r.ignored("topic_id has no meaning on this server and was ignored"),
+	}, r.unknown)
+	if err != nil {
+		return nil, err
+	}
+	if from != nil {
+		if m.From, err = mailer.ParseAddress(*from); err != nil {
+			return nil, fieldError("from", err)
+		}
+	}
+	for _, f := range []struct {
+		name string
+		list stringList
+		into *[]mailer.Address
+	}{{"to", to, &m.To}, {"cc", cc, &m.Cc}, {"bcc", bcc, &m.Bcc}, {"reply_to", replyTo, &m.ReplyTo}} {
+		if *f.into, err = parseAddresses(f.name, f.list); err != nil {
+			return nil, err
+		}
+	}
+	if len(m.To) == 0 {
+		return nil, missing("to")
+	}
+	if n := len(m.To) + len(m.Cc) + len(m.Bcc); n > maxRecipients {
+		return nil, invalid("to", "too_many_recipients", "%d recipients are more than the %d that one message may have", n, maxRecipients)
+	}
+	return r, nil
+}
+
+// parseAddresses reads a field of addresses. Each entry holds one, so that
+// `a@b, c@d` in one string is never taken for something it may not be.
+func parseAddresses(field string, list stringList) ([]mailer.Address, error) {
+	var out []mailer.Address
+	for i, s := range list {
+		a, err := mailer.ParseAddress(s)
+		if err != nil {
+			name := field
+			if len(list) > 1 {
+				name = fmt.Sprintf("%s[%d]", field, i)
+			}
+			return nil, fieldError(name, err)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// fieldError names the field in an error of the mailer.
+func fieldError(field string, err error) error {
+	var e *mailer.Error
+	if errors.As(err, &e) {
+		named := *e
+		named.Field = field
+		return &named
+	}
+	return err
+}
+
+func (r *emailRequest) decodeHeaders(path string, raw json.RawMessage) error {
+	count := 0
+	return decodeObject(raw, path, nil, func(path, name string, raw json.RawMessage) error {
+		if count++; count > maxHeaders {
+			return invalid(path, "too_many_headers", "there are more than %d headers", maxHeaders)
+		}
+		var value string
+		if err := json.Unmarshal(raw, &value); err != nil {
+			var number json.Number
+			if json.Unmarshal(raw, &number) != nil {
+				return badJSON(path, "must be a string")
+			}
+			value = number.String()
+		}
+		switch {
+		case strings.EqualFold(name, "Message-ID"):
+			r.message.MessageID = value // in place of ours
+		case mailer.ClassifyHeader(name) == mailer.HeaderStructural:
+			r.warnings = append(r.warnings, "the header "+name+" is made by this server; yours was dropped")
+		default: // Compose says what is wrong with a malformed one
+			r.message.Headers = append(r.message.Headers, mailer.HeaderField{Name: name, Value: value})
+		}
+		return nil
+	})
+}
+
+func (r *emailRequest) decodeAttachments(path string, raw json.RawMessage) error {
+	var list []json.RawMessage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return badJSON(path, "must be a list of objects")
+	}
+	if len(list) > maxAttachments {
+		return invalid(path, "too_many_attachments", "%d attachments are more than the %d that one message may have", len(list), maxAttachments)
+	}
+	for i, raw := range list {
+		if err := r.decodeAttachment(fmt.Sprintf("%s[%d]", path, i), raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *emailRequest) decodeAttachment(path string, raw json.RawMessage) error {
+	var a mailer.Attachment
+	var disposition, inlineID string
+	var content []byte
+	found := false
+	err := decodeObject(raw, path, fields{
+		"filename":            decodeInto(&a.Filename),
+		"content_type":        decodeInto(&a.ContentType),
+		"content_id":          decodeInto(&a.ContentID),
+		"inline_content_id":   decodeInto(&inlineID),
+		"content_disposition": decodeInto(&disposition),
+		"content": func(path string, raw json.RawMessage) (err error) {
+			found = true
+			content, err = decodeBytes(path, raw)
+			return err
+		},
+		"path": func(path string, _ json.RawMessage) error {
+			return &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "remote_attachment", field: path,
+				message: "This server fetches no attachments from elsewhere. Send the file itself in `content`, in base64."}
+		},
+	}, r.unknown)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "missing_content", field: path,
+			message: "The attachment has no `content`."}
+	}
+	if a.ContentID == "" {
+		a.ContentID = inlineID
+	}
+	a.Inline = disposition == "inline" || disposition == "" && a.ContentID != ""
+	if disposition != "" && disposition != "inline" && disposition != "attachment" {
+		return &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_disposition", field: path + ".content_disposition",
+			message: "content_disposition must be attachment or inline."}
+	}
+	a.Source = mailer.Bytes(content)
+	r.message.Attachments = append(r.message.Attachments, a)
+	return nil
+}
+
+// decodeBytes reads the content of an attachment: base64, a list of byte values,
+// or what Node makes of a Buffer. Official SDKs send all three.
+func decodeBytes(path string, raw json.RawMessage) ([]byte, error) {
+	bad := &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_content", field: path,
+		message: "The content of an attachment must be base64, a list of byte values, or a Buffer object."}
+	switch {
+	case len(raw) > 0 && raw[0] == '"':
+		var text string
+		if err := json.Unmarshal(raw, &text); err != nil {
+			return nil, bad
+		}
+		text = strings.NewReplacer("\r", "", "\n", "").Replace(text)
+		for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding} {
+			if data, err := encoding.DecodeString(text); err == nil {
+				return data, nil
+			}
+		}
+		return nil, bad
+	case len(raw) > 0 && raw[0] == '[':
+		return decodeByteList(raw, bad)
+	}
+	var buffer struct {
+		Type string          `json:"type"`
+		Data json.RawMessage `json:"data"`
+	}
+	if err := json.Unmarshal(raw, &buffer); err != nil || buffer.Type != "Buffer" {
+		return nil, bad
+	}
+	return decodeByteList(buffer.Data, bad)
+}
+
+// decodeByteList reads [1,2,255]. A []int of it would take eight times the room.
+func decodeByteList(raw json.RawMessage, bad error) ([]byte, error) {
+	out := make([]byte, 0, len(raw)/3)
+	value, digits, open := 0, 0, false
+	for _, c := range raw {
+		switch {
+		case c == '[' && !open:
+			open = true
+		case c >= '0' && c <= '9':
+			value, digits = value*10+int(c-'0'), digits+1
+			if value > 255 {
+				return nil, bad
+			}
+		case c == ',' || c == ']':
+			if digits > 0 {
+				out = append(out, byte(value))
+			}
+			value, digits = 0, 0
+		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
+		default:
+			return nil, bad
+		}
+	}
+	if !open {
+		return nil, bad
+	}
+	return out, nil
+}
+
+// decodeTags checks tags. They are for lists and statistics, not for the
+// message.
+func decodeTags(path string, raw json.RawMessage) error {
+	var list []json.RawMessage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return badJSON(path, "must be a list of objects")
+	}
+	if len(list) > maxTags {
+		return invalid(path, "too_many_tags", "there are more than %d tags", maxTags)
+	}
+	return nil
+}
+
+// unsupported refuses a field that would change what is sent.
+func unsupported(why string) decoder {
+	return func(path string, raw json.RawMessage) error {
+		if string(raw) == "null" {
+			return nil
+		}
+		return invalid(path, "unsupported", "%s", why)
+	}
+}
+
+// ignored drops a field with a warning.
+func (r *emailRequest) ignored(warning string) decoder {
+	return func(string, json.RawMessage) error {
+		r.warnings = append(r.warnings, warning)
+		return nil
+	}
+}
+
+// unknown drops a field that is not known, with a warning: SDKs send fields that
+// are newer than this server. One that only differs in case is refused, since it
+// was meant to count.
+func (r *emailRequest) unknown(path, name string, _ json.RawMessage) error {
+	r.warnings = append(r.warnings, fmt.Sprintf("the field %.100q is not known and was ignored", path))
+	r.warnings = slices.Compact(r.warnings)
+	return nil
+}

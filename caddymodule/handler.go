@@ -1,0 +1,176 @@
+package caddymodule
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// The endpoints of the handler.
+const (
+	endpointSend     = "send"
+	endpointCallback = "callback"
+	endpointAdmin    = "admin"
+)
+
+var endpoints = []string{endpointSend, endpointCallback, endpointAdmin}
+
+// Handler is an entrance to the app `oauth_mail`: the send route, the pages
+// and redirect URIs of sign-ins, or the administration.
+//
+// It serves the paths that it knows, relative to where it is mounted, and passes
+// on all others.
+type Handler struct {
+	// What to serve: `send` (`POST /emails`), `callback` (everything under the
+	// path of `redirect_base`) or `admin` (`/providers`, `/accounts`,
+	// `/tenants`).
+	Endpoint string `json:"endpoint,omitempty"`
+
+	// Who is calling, for `admin`. A call without a user is refused. Default:
+	// `{http.auth.user.id}`, which authentication handlers of Caddy set.
+	User string `json:"user,omitempty"`
+
+	// What users may do, for `admin`: `viewer` sees, `operator` signs in and
+	// out as well, `admin` does everything. The user `*` stands for all others.
+	// Default: every user is `admin`. As soon as one user is named, others may
+	// do nothing.
+	Roles map[string]string `json:"roles,omitempty"`
+
+	// Serve `admin` to callers without a user. Everybody who reaches the route
+	// is an administrator then.
+	AllowUnauthenticated bool `json:"allow_unauthenticated,omitempty"`
+
+	app    *App
+	logger *slog.Logger
+	// serve is the endpoint.
+	serve func(http.ResponseWriter, *http.Request, caddyhttp.Handler) error
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.oauth_mail",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision finds the app.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Slogger()
+	app, err := ctx.AppIfConfigured("oauth_mail")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return errors.New("the handler oauth_mail needs the global option oauth_mail with providers and tenants; there is none")
+	}
+	if err != nil {
+		return err
+	}
+	h.app = app.(*App)
+	switch h.Endpoint {
+	case endpointSend:
+		if len(h.app.Keys) == 0 {
+			return errors.New("oauth_mail send: no key is configured, so nobody could use it; add `key <name> <key> <tenant>` to the global option oauth_mail")
+		}
+		h.serve = h.serveSend
+	case endpointCallback:
+		if h.app.registry.load().redirectBase == nil {
+			return errors.New("oauth_mail callback: set redirect_base in the global option oauth_mail")
+		}
+		h.serve = h.serveCallback
+	case endpointAdmin:
+		if h.User == "" {
+			h.User = "{http.auth.user.id}"
+		}
+		for user, role := range h.Roles {
+			if _, ok := roleRank[role]; !ok {
+				return fmt.Errorf("oauth_mail admin: user %s has the unknown role %q", user, role)
+			}
+		}
+		if h.AllowUnauthenticated {
+			h.logger.Error("oauth_mail admin is open to everybody who reaches it (allow_unauthenticated)")
+		}
+		h.serve = h.serveAdmin
+	default:
+		return fmt.Errorf("oauth_mail: unknown endpoint %q", h.Endpoint)
+	}
+	return nil
+}
+
+// ServeHTTP serves the endpoint.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return h.serve(w, r, next)
+}
+
+// passOn hands a request for an unknown path to the next handler. If nothing
+// answers there, it answers 404: Caddy's own answer would be an empty 200, which
+// a program takes for success.
+func passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, notFound func(http.ResponseWriter, *http.Request)) error {
+	noted := &answerNoter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	if err := next.ServeHTTP(noted, r); err != nil {
+		return err
+	}
+	if !noted.answered {
+		notFound(w, r)
+	}
+	return nil
+}
+
+// answerNoter notes whether anything was answered.
+type answerNoter struct {
+	*caddyhttp.ResponseWriterWrapper
+	answered bool
+}
+
+func (n *answerNoter) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		n.answered = true
+	}
+	n.ResponseWriterWrapper.WriteHeader(status)
+}
+
+func (n *answerNoter) Write(b []byte) (int, error) {
+	n.answered = true
+	return n.ResponseWriterWrapper.Write(b)
+}
+
+func (n *answerNoter) ReadFrom(r io.Reader) (int64, error) {
+	n.answered = true
+	return n.ResponseWriterWrapper.ReadFrom(r)
+}
+
+func (n *answerNoter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	n.answered = true
+	return http.NewResponseController(n.ResponseWriter).Hijack()
+}
+
+// clientIP returns the client's address, seen through trusted proxies.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
+}
+
+// requestID returns Caddy's id of the request.
+func requestID(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	id, _ := repl.GetString("http.request.uuid")
+	return id
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,110 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+// keyRing returns what opens the keys that seal tokens: the configured ones or,
+// with file storage, one in a file of its own. Configured keys are read now, so
+// that a wrong one fails the configuration. The file is read, and made, when
+// the keys are first used: never while a configuration is only checked.
+func (a *App) keyRing() (func() (*tokens.KeyRing, error), error) {
+	if len(a.EncryptionKeys) > 0 {
+		ring, err := a.configuredKeys()
+		return func() (*tokens.KeyRing, error) { return ring, nil }, err
+	}
+	files, ok := a.storage.(*certmagic.FileStorage)
+	if !ok {
+		return nil, errors.New("encryption_key: missing; tokens in a storage that others can reach are sealed with a key that you give to every instance, such as `openssl rand -base64 32` prints")
+	}
+	return sync.OnceValues(func() (*tokens.KeyRing, error) { return a.keyFromFile(keyFile(files.Path)) }), nil
+}
+
+func (a *App) configuredKeys() (*tokens.KeyRing, error) {
+	e := &expander{replacer: caddy.NewReplacer(), logger: a.logger}
+	var keys [][]byte
+	for i, text := range a.EncryptionKeys {
+		word := fmt.Sprintf("encryption_key, key %d", i+1)
+		if e.secret(word, &text); len(e.errs) > 0 {
+			return nil, errors.Join(e.errs...)
+		}
+		key, err := tokens.ParseKey(strings.TrimSpace(text))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", word, err)
+		}
+		keys = append(keys, key)
+	}
+	return tokens.NewKeyRing(keys...)
+}
+
+// keyFile is where the key lies: beside the storage's folder, so that a copy of
+// the one is not a copy of both.
+func keyFile(root string) string {
+	root = filepath.Clean(root)
+	return filepath.Join(filepath.Dir(root), filepath.Base(root)+"-oauth_mail.key")
+}
+
+func (a *App) keyFromFile(name string) (*tokens.KeyRing, error) {
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = a.makeKeyFile(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key that seals tokens: %w", err)
+	}
+	key, err := tokens.ParseKey(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, fmt.Errorf("the key that seals tokens, in %s: %w", name, err)
+	}
+	return tokens.NewKeyRing(key)
+}
+
+// makeKeyFile makes a new key, unless there are tokens that an old one sealed.
+func (a *App) makeKeyFile(name string) ([]byte, error) {
+	sealed, err := a.store.HasRecords(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	if sealed {
+		return nil, fmt.Errorf("%s is missing, and the storage holds tokens sealed with it; bring the file back from a backup, or delete oauth_mail/tokens in the storage and sign in again", name)
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return nil, err
+	}
+	// The key appears under its name whole and once, or not at all: another
+	// instance may be starting, too.
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+"-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name())
+	text := []byte(tokens.NewKey() + "\n")
+	if _, err = f.Write(text); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Link(f.Name(), name); errors.Is(err, fs.ErrExist) {
+		return os.ReadFile(name)
+	} else if err != nil {
+		return nil, err
+	}
+	if err := syncFolder(filepath.Dir(name)); err != nil {
+		return nil, err
+	}
+	a.logger.Info("made a key that seals tokens; keep a copy of it apart from the storage", "file", name)
+	return text, nil
+}

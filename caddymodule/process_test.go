@@ -1,0 +1,218 @@
+package caddymodule
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+// asCaddy makes this test program act as Caddy: tests that need a process of its
+// own, to kill it for one, need no build step.
+const asCaddy = "OAUTH_MAIL_TEST_AS_CADDY"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCaddy) != "" {
+		caddycmd.Main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// caddyProcess is a running Caddy with this module.
+type caddyProcess struct {
+	t *testing.T
+	// URL is where its site listens, without a slash at the end.
+	URL    string
+	dir    string
+	config string
+	cmd    *exec.Cmd
+	output *lockedBuffer
+}
+
+// siteConfig is a Caddyfile for a test: APP stands for the content of the global
+// option, URL for the site's address.
+const siteConfig = `{
+	admin off
+	persist_config off
+	storage file_system DIR/storage
+	log {
+		level DEBUG
+	}
+	oauth_mail {
+		redirect_base URL/oauth/callback
+APP
+	}
+}
+URL {
+	log
+	@send path /emails /emails/*
+	oauth_mail @send send
+	oauth_mail /oauth/* callback
+	handle_path /admin/* {
+		basic_auth {
+			ops $2a$04$RbAFPPsTv5Eb8x1m.6N8/eJ1wE4njy0qDlQ/7V78PC90gLUx/Q1bS
+		}
+		oauth_mail admin {
+			role admin ops
+		}
+	}
+	handle_path /closed/* {
+		oauth_mail admin
+	}
+	respond 404
+}
+`
+
+// startCaddy starts Caddy with the given content of the global option, and waits
+// until it answers.
+func startCaddy(t *testing.T, app string) *caddyProcess {
+	t.Helper()
+	dir := t.TempDir()
+	url := "http://" + freeAddress(t)
+	config := strings.NewReplacer("DIR", dir, "APP", app, "URL", url).Replace(siteConfig)
+	p := &caddyProcess{t: t, URL: url, dir: dir, config: filepath.Join(dir, "Caddyfile"), output: new(lockedBuffer)}
+	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.kill)
+	p.start()
+	return p
+}
+
+func (p *caddyProcess) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_CONFIG_HOME="+p.dir, "XDG_DATA_HOME="+p.dir, "HOME="+p.dir)
+	return cmd
+}
+
+func (p *caddyProcess) start() {
+	p.t.Helper()
+	p.cmd = p.command("run", "--config", p.config, "--adapter", "caddyfile")
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	address := strings.TrimPrefix(p.URL, "http://")
+	deadline := time.Now().Add(30 * time.Second)
+	for time.Now().Before(deadline) {
+		c, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			c.Close()
+			return
+		}
+		<-time.After(20 * time.Millisecond) // another process: there is nothing to wait on
+	}
+	p.t.Fatalf("Caddy does not listen at %s:\n%s", address, p.output)
+}
+
+// kill ends Caddy as a power cut would.
+func (p *caddyProcess) kill() {
+	if p.cmd != nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+		p.cmd = nil
+	}
+}
+
+// answer is an HTTP answer with its body.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// do sends a request as it is, without cleaning its path.
+func (p *caddyProcess) do(method, target string, header map[string]string, body string) answer {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, p.URL, strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	path, query, _ := strings.Cut(target, "?")
+	req.URL.Opaque, req.URL.RawQuery = path, query
+	if strings.HasPrefix(path, "//") { // Go would take it for a host
+		req.URL.Opaque = p.URL + path
+	}
+	for k, v := range header {
+		req.Header.Set(k, v)
+	}
+	resp, err := (&http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}).Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, string(data)}
+}
+
+const testKey = "test-key-with-24-characters"
+
+// send posts to the send route with the test's key.
+func (p *caddyProcess) send(body string) answer {
+	p.t.Helper()
+	return p.do("POST", "/emails", map[string]string{
+		"Authorization": "Bearer " + testKey, "Content-Type": "application/json",
+	}, body)
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// lockedBuffer is a buffer that a process writes to while a test reads it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// field is a member of a JSON object with a string or number.
+func field(name string, value any) string { return fmt.Sprintf("%q:%q", name, value) }
+
+// grepLines returns the lines that have one of the words.
+func grepLines(text string, words ...string) string {
+	var found []string
+	for line := range strings.Lines(text) {
+		for _, w := range words {
+			if strings.Contains(line, w) {
+				found = append(found, line)
+				break
+			}
+		}
+	}
+	return strings.Join(found, "")
+}

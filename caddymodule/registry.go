@@ -1,0 +1,132 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+// registry publishes the snapshot in force. Readers take it once per request
+// and see one consistent configuration.
+type registry struct {
+	current atomic.Pointer[snapshot]
+}
+
+func (r *registry) load() *snapshot { return r.current.Load() }
+
+// attach joins a snapshot with what outlives configurations, and with the parts
+// that do the work.
+func (a *App) attach(s *snapshot) error {
+	for _, p := range s.providers {
+		p.client = tokens.NewClient(p.settings, nil)
+	}
+	sources := make(map[tokens.Account]*tokens.Source)
+	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
+		t := s.tenants[name]
+		if err := a.attachTenant(s, t, sources); err != nil {
+			return fmt.Errorf("tenant %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (a *App) attachTenant(s *snapshot, t *tenant, sources map[tokens.Account]*tokens.Source) error {
+	if t.account != (tokens.Account{}) {
+		p := s.providers[t.account.Provider]
+		source := sources[t.account]
+		if source == nil {
+			cell, err := a.holdings.cell(cellKey(digest("cell", t.account, p.settings.Issuer, p.settings.TokenEndpoint,
+				p.settings.ClientID, fmt.Sprintf("%T %v", a.storage, a.storage))))
+			if err != nil {
+				return err
+			}
+			source = tokens.NewSource(t.account, p.client, a.store, cell, tokens.SourceOptions{Logger: a.logger})
+			sources[t.account] = source
+		}
+		t.source = source
+	}
+	server := t.server
+	pool, err := a.holdings.pool(connectionsKey(digest("connections", server.Host, server.Port, server.Security, server.LocalName,
+		t.authorities, t.auth, t.account, t.connections)), t.connections)
+	if err != nil {
+		return err
+	}
+	a.pools = append(a.pools, pool)
+	if server.Security == mailer.Plaintext {
+		a.logger.Warn("this tenant speaks to its mail server without encryption; mails and tokens can be read on the way",
+			"tenant", t.name, "server", server.Host)
+	}
+	t.mail = &mailer.Tenant{
+		Name:    t.name,
+		Server:  server,
+		Senders: t.senders,
+		Pool:    pool,
+		Auth:    t.authenticator(),
+	}
+	return nil
+}
+
+// authenticator returns how the tenant signs in.
+func (t *tenant) authenticator() mailer.Authenticator {
+	switch t.auth.Method {
+	case "oauth":
+		return mailer.Token{User: t.account.User, Source: t.source, Mechanism: t.auth.Mechanism}
+	case "password":
+		return mailer.Password{User: t.auth.Username, Password: t.auth.Password}
+	}
+	return nil
+}
+
+// lookup finds a tenant for the mailer.
+func (r *registry) lookup(name string) (*mailer.Tenant, bool) {
+	t, ok := r.load().tenants[name]
+	if !ok {
+		return nil, false
+	}
+	return t.mail, true
+}
+
+// sources returns the accounts in use, each once.
+func (s *snapshot) sources() []*tokens.Source {
+	seen := make(map[*tokens.Source]bool)
+	var list []*tokens.Source
+	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
+		if src := s.tenants[name].source; src != nil && !seen[src] {
+			seen[src] = true
+			list = append(list, src)
+		}
+	}
+	return list
+}
+
+// errNoAccount: no tenant signs in with the account.
+var errNoAccount = errors.New("no tenant uses this account; name it with `auth oauth <provider>` and `user <address>`")
+
+// account finds the tenants that use an account, and its source.
+func (s *snapshot) account(a tokens.Account) (*tokens.Source, []*tenant, error) {
+	var users []*tenant
+	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
+		if t := s.tenants[name]; t.source != nil && t.account == a {
+			users = append(users, t)
+		}
+	}
+	if len(users) == 0 {
+		return nil, nil, errNoAccount
+	}
+	return users[0].source, users, nil
+}
+
+// drain ends the connections that an account is signed in on: a mail server
+// lets a session go on when its token has ended.
+func (s *snapshot) drain(a tokens.Account) {
+	for _, t := range s.tenants {
+		if t.account == a && t.source != nil {
+			t.mail.Pool.Drain()
+		}
+	}
+}

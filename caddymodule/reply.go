@@ -1,0 +1,252 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+// The names of errors. They are Resend's: its SDKs map them to types of their
+// own, and fail on others.
+const (
+	nameValidation            = "validation_error"
+	nameMissingField          = "missing_required_field"
+	nameInvalidFrom           = "invalid_from_address"
+	nameInvalidAttachment     = "invalid_attachment"
+	nameInvalidIdempotencyKey = "invalid_idempotency_key"
+	nameMissingKey            = "missing_api_key"
+	nameInvalidKey            = "invalid_api_key"
+	nameNotFound              = "not_found"
+	nameMethodNotAllowed      = "method_not_allowed"
+	nameRateLimit             = "rate_limit_exceeded"
+	nameApplication           = "application_error"
+	nameInternal              = "internal_server_error"
+)
+
+// problem is an answer that says what is wrong, whose job it is and what to do.
+// It is an error, so that what finds the problem can return it.
+type problem struct {
+	status  int
+	name    string
+	message string
+	// code refines name for programs.
+	code string
+	// field is the field of the request that is at fault.
+	field string
+	smtp  *smtpReply
+	// retryAfter is when a repetition has a chance; zero says nothing.
+	retryAfter time.Duration
+	// cause goes to the log, not to the caller.
+	cause error
+}
+
+func (p *problem) Error() string { return p.message }
+
+// smtpReply is a mail server's reply in an answer.
+type smtpReply struct {
+	Code     int    `json:"code"`
+	Enhanced string `json:"enhanced,omitempty"`
+	Text     string `json:"text"`
+	Stage    string `json:"stage"`
+}
+
+func newSMTPReply(stage mailer.Stage, r mailer.Reply) *smtpReply {
+	if r.Code == 0 {
+		return nil
+	}
+	return &smtpReply{Code: r.Code, Enhanced: r.Enhanced.String(), Text: r.Text, Stage: string(stage)}
+}
+
+// missing is a required field that is not there.
+func missing(field string) error {
+	return &problem{status: http.StatusUnprocessableEntity, name: nameMissingField, code: "missing", field: field,
+		message: "The field `" + field + "` is missing."}
+}
+
+// invalid is a field whose value cannot be used.
+func invalid(field, code, format string, args ...any) error {
+	return &problem{status: http.StatusUnprocessableEntity, name: nameValidation, code: code, field: field,
+		message: "The field `" + field + "`: " + fmt.Sprintf(format, args...) + "."}
+}
+
+// badJSON is a body that is no JSON, or not of the expected shape.
+func badJSON(field, what string) error {
+	subject := "The body"
+	if field != "" {
+		subject = "The field `" + field + "`"
+	}
+	return &problem{status: http.StatusBadRequest, name: nameValidation, code: "bad_json", field: field,
+		message: subject + " " + what + "."}
+}
+
+// toProblem makes the answer to an error.
+func toProblem(err error) *problem {
+	var p *problem
+	if errors.As(err, &p) {
+		return p
+	}
+	var e *mailer.Error
+	if errors.As(err, &e) {
+		return mailProblem(e)
+	}
+	return &problem{status: http.StatusInternalServerError, name: nameInternal, cause: err,
+		message: "Something went wrong in this server; its log says what. The message was not sent."}
+}
+
+// mailProblem makes the answer to a message that was not sent.
+func mailProblem(e *mailer.Error) *problem {
+	p := &problem{status: http.StatusUnprocessableEntity, name: nameValidation, code: e.Code, field: e.Field,
+		smtp: newSMTPReply(e.Stage, e.Reply), retryAfter: e.RetryAfter, cause: e}
+	switch e.Kind {
+	case mailer.KindInvalid:
+		invalidProblem(p, e)
+	case mailer.KindSender:
+		p.status, p.code = http.StatusForbidden, "sender_not_allowed"
+		p.message = "This API key may not send from that address. Use an allowed sender, or have the operator add it to the tenant's `senders`."
+	case mailer.KindRejected:
+		p.code = "upstream_rejected"
+		p.message = "The mail server refused the message for good" + said(e) + ". Sending it again unchanged will not help."
+		if e.Code == "over_upstream_size" {
+			p.name, p.code = nameInvalidAttachment, e.Code
+			p.message = "The message is larger than the mail server takes. Send smaller attachments, or links."
+		}
+	case mailer.KindTemporary:
+		p.status, p.name, p.code = http.StatusServiceUnavailable, nameApplication, "upstream_unavailable"
+		p.message = "The mail server cannot take the message now" + said(e) + ". Nothing was sent; try again later."
+		p.retryAfter = max(p.retryAfter, 30*time.Second)
+		if isTimeout(e) {
+			p.status, p.code = http.StatusGatewayTimeout, "upstream_timeout"
+		}
+	case mailer.KindThrottled:
+		p.status, p.name, p.code = http.StatusServiceUnavailable, nameApplication, "upstream_throttled"
+		p.message = "The mail server asks to send more slowly" + said(e) + ". Nothing was sent; try again later."
+		if e.Stage == mailer.StageLimit {
+			p.code = "mailbox_busy"
+			p.message = "All connections of this mailbox are in use. Nothing was sent; try again later."
+		}
+		p.retryAfter = max(p.retryAfter, time.Minute)
+	case mailer.KindUnauthorized, mailer.KindConfig:
+		signInProblem(p, e)
+	case mailer.KindUnknown:
+		p.status, p.name, p.code = http.StatusGatewayTimeout, nameApplication, "delivery_unknown"
+		p.message = "The connection broke after the whole message was handed over, before the mail server confirmed it. It may have been sent: look before sending it again."
+	default:
+		p.status, p.name = http.StatusInternalServerError, nameInternal
+		p.message = "Something went wrong in this server; its log says what."
+	}
+	return p
+}
+
+func isTimeout(e *mailer.Error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(e.Err, &t) && t.Timeout()
+}
+
+func invalidProblem(p *problem, e *mailer.Error) {
+	text := "is not valid"
+	if e.Err != nil {
+		text = e.Err.Error()
+	}
+	p.message = "The message: " + text + "."
+	if e.Field != "" {
+		p.message = "The field `" + e.Field + "`: " + text + "."
+	}
+	switch {
+	case e.Code == "missing_body" || e.Code == "missing":
+		p.name = nameMissingField
+	case e.Field == "from":
+		p.name = nameInvalidFrom
+	case strings.HasPrefix(e.Field, "attachments"):
+		p.name = nameInvalidAttachment
+	}
+}
+
+// signInProblem is for a mailbox that cannot sign in until somebody acts.
+func signInProblem(p *problem, e *mailer.Error) {
+	p.status, p.name, p.code = http.StatusServiceUnavailable, nameApplication, "upstream_configuration"
+	p.message = "This server is not set up rightly for the mail server" + said(e) + ". Nothing was sent; the operator must look at the settings and the log."
+	var t *tokens.Error
+	switch {
+	case errors.As(e.Err, &t) && t.Kind == tokens.KindConfig:
+		p.code = "provider_configuration"
+		p.message = "The sign-in provider refuses this server's client registration. Nothing was sent; the operator must look at the provider's settings and the log."
+	case errors.As(e.Err, &t):
+		p.code = "reauthorization_required"
+		p.message = "The mailbox is not signed in, or its sign-in has ended. Nothing was sent; the operator must authorize the account."
+	case e.Kind == mailer.KindUnauthorized:
+		p.code = "authentication_failed"
+		p.message = "The mail server refuses this server's sign-in" + said(e) + ". Nothing was sent; the operator must look at the account."
+	}
+}
+
+// said quotes the mail server.
+func said(e *mailer.Error) string {
+	if e.Reply.Code == 0 {
+		return ""
+	}
+	return " (it said: " + e.Reply.String() + ")"
+}
+
+// writeProblem answers with a problem: in Resend's shape, or as RFC 9457 has it
+// where the request asks for that by name.
+func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
+	if p.status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="oauth_mail"`)
+	}
+	if p.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
+	}
+	body := map[string]any{}
+	set := func(name string, value any, present bool) {
+		if present {
+			body[name] = value
+		}
+	}
+	type fault struct {
+		Pointer string `json:"pointer"`
+		Message string `json:"message"`
+	}
+	set("errors", []fault{{Pointer: pointer(p.field), Message: p.message}}, p.field != "")
+	set("smtp", p.smtp, p.smtp != nil)
+	id := requestID(r)
+	set("request_id", id, id != "")
+	if strings.Contains(r.Header.Get("Accept"), "application/problem+json") {
+		body["type"] = "about:blank"
+		body["title"] = http.StatusText(p.status)
+		body["status"] = p.status
+		body["detail"] = p.message
+		set("code", p.code, p.code != "")
+		set("name", p.name, p.name != "")
+		writeJSON(w, "application/problem+json", p.status, body)
+		return
+	}
+	body["statusCode"] = p.status
+	body["name"] = p.name
+	body["message"] = p.message
+	set("detail_code", p.code, p.code != "")
+	writeJSON(w, "application/json", p.status, body)
+}
+
+// pointer turns a field's name, such as to[2], into a JSON pointer (RFC 6901).
+func pointer(field string) string {
+	return "/" + strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "").Replace(field)
+}
+
+func writeJSON(w http.ResponseWriter, mediaType string, status int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		status, data = http.StatusInternalServerError, []byte(`{"statusCode":500,"name":"internal_server_error","message":"The answer could not be written."}`)
+	}
+	w.Header().Set("Content-Type", mediaType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n'))
+}

@@ -1,0 +1,62 @@
+package caddymodule
+
+import (
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+)
+
+// route is one call: a method, a path whose segments in braces are parameters,
+// and what serves it.
+type route[H any] struct {
+	method  string
+	pattern string
+	handle  H
+}
+
+// routes are the calls of an endpoint. http.ServeMux is not used: it redirects,
+// and cannot tell an unknown path, which is passed on, from a wrong method.
+type routes[H any] []route[H]
+
+// find returns the handler for a request and the values of its parameters.
+// Where the path is known and the method is not, it returns the methods that
+// are; where the path is not known, neither.
+func (rs routes[H]) find(method, cleaned string) (handle H, params map[string]string, allowed []string) {
+	for _, r := range rs {
+		p, ok := matchPattern(r.pattern, cleaned)
+		if !ok {
+			continue
+		}
+		if r.method == method {
+			return r.handle, p, nil
+		}
+		allowed = append(allowed, r.method)
+	}
+	slices.Sort(allowed)
+	return handle, nil, allowed
+}
+
+func matchPattern(pattern, cleaned string) (map[string]string, bool) {
+	want, got := strings.Split(pattern, "/"), strings.Split(cleaned, "/")
+	if len(want) != len(got) {
+		return nil, false
+	}
+	params := make(map[string]string)
+	for i, w := range want {
+		if name, ok := strings.CutPrefix(w, "{"); ok {
+			if got[i] == "" {
+				return nil, false
+			}
+			params[strings.TrimSuffix(name, "}")] = got[i]
+		} else if w != got[i] {
+			return nil, false
+		}
+	}
+	return params, true
+}
+
+// cleanPath returns the request's path without empty, "." and ".." segments and
+// without a slash at the end. SDKs whose base URL ends in a slash ask for
+// //emails.
+func cleanPath(r *http.Request) string { return path.Clean("/" + r.URL.Path) }

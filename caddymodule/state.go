@@ -1,0 +1,88 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+// What outlives a configuration: tokens in memory, and connections that are
+// signed in. Both are passive, they have no goroutine and no logger of a
+// configuration that may be gone. A value is found again by everything that
+// makes it what it is; a changed setting gives a new one.
+var (
+	cells       = caddy.NewUsagePool() // cellKey → *cell
+	connections = caddy.NewUsagePool() // connectionsKey → *warmConnections
+)
+
+// cellKey identifies an account's token: whose it is, who issued it to which
+// client, and where it is stored.
+type cellKey [sha256.Size]byte
+
+// connectionsKey identifies interchangeable connections: same server, same
+// user, same way of signing in.
+type connectionsKey [sha256.Size]byte
+
+type cell struct{ tokens.Cell }
+
+// Destruct does nothing: a cell holds memory only.
+func (*cell) Destruct() error { return nil }
+
+type warmConnections struct{ *mailer.Pool }
+
+// Destruct closes the idle connections. Those in use are closed when they are
+// given back.
+func (w *warmConnections) Destruct() error { return w.Close() }
+
+// holdings are the references that one configuration has taken. Only these may
+// be given back: a reference more would take away another configuration's.
+type holdings struct {
+	cells       []cellKey
+	connections []connectionsKey
+}
+
+func (h *holdings) cell(key cellKey) (*tokens.Cell, error) {
+	v, _, err := cells.LoadOrNew(key, func() (caddy.Destructor, error) { return new(cell), nil })
+	if err != nil {
+		return nil, err
+	}
+	h.cells = append(h.cells, key)
+	return &v.(*cell).Cell, nil
+}
+
+func (h *holdings) pool(key connectionsKey, most int) (*mailer.Pool, error) {
+	v, _, err := connections.LoadOrNew(key, func() (caddy.Destructor, error) {
+		return &warmConnections{&mailer.Pool{Max: most}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.connections = append(h.connections, key)
+	return v.(*warmConnections).Pool, nil
+}
+
+// release gives everything back. It may be called more than once.
+func (h *holdings) release() {
+	for _, k := range h.cells {
+		_, _ = cells.Delete(k)
+	}
+	for _, k := range h.connections {
+		_, _ = connections.Delete(k)
+	}
+	h.cells, h.connections = nil, nil
+}
+
+// digest hashes values that make something what it is. Secrets may take part:
+// the digest does not tell them.
+func digest(values ...any) [sha256.Size]byte {
+	data, err := json.Marshal(values)
+	if err != nil {
+		panic(fmt.Sprintf("oauth_mail: values of a key: %v", err)) // strings and numbers only
+	}
+	return sha256.Sum256(data)
+}
