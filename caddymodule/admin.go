@@ -55,7 +55,7 @@ type providerView struct {
 
 func (a admin) providers() []providerView {
 	s := a.app.registry.load()
-	views := []providerView{}
+	views := make([]providerView, 0, len(s.providers))
 	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
 		p := s.providers[name]
 		views = append(views, providerView{
@@ -86,7 +86,7 @@ type tenantView struct {
 
 func (a admin) tenants(ctx context.Context) []tenantView {
 	s := a.app.registry.load()
-	views := []tenantView{}
+	views := make([]tenantView, 0, len(s.tenants))
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		t := s.tenants[name]
 		v := tenantView{
@@ -134,8 +134,9 @@ type failureView struct {
 
 func (a admin) accounts(ctx context.Context) []accountView {
 	s := a.app.registry.load()
-	views := []accountView{}
-	for _, source := range s.sources() {
+	sources := s.sources()
+	views := make([]accountView, 0, len(sources))
+	for _, source := range sources {
 		views = append(views, viewAccount(ctx, s, source))
 	}
 	slices.SortFunc(views, func(x, y accountView) int {

@@ -119,8 +119,7 @@ func (h *Handler) who(r *http.Request) (user string, rank int, ok bool) {
 
 func (h *Handler) adminFailed(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
-	var e *adminError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*adminError](err); ok {
 		switch e.kind {
 		case adminNotFound:
 			status = http.StatusNotFound

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -136,13 +137,13 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, s *snapshot, p *
 			}
 		}
 	}
-	http.SetCookie(w, &http.Cookie{
-		Name: prefix + begun.CookieName, Value: begun.CookieValue, Path: "/", Expires: begun.Expires,
+	http.SetCookie(w, &http.Cookie{ // #nosec G124 -- secure wherever the site is
+		Name: prefix + begun.CookieName, Value: begun.CookieValue, Path: "/", MaxAge: int(time.Until(begun.Expires).Seconds()),
 		Secure: secure, HttpOnly: true, SameSite: http.SameSiteLaxMode, // the provider's redirect is a top-level GET
 	})
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
-	http.Redirect(w, r, begun.URL, http.StatusSeeOther)
+	http.Redirect(w, r, begun.URL, http.StatusSeeOther) // #nosec G710 -- the provider's endpoint, from the configuration
 }
 
 // cookieShape says how cookies are bound to this host: by the __Host- prefix,
@@ -155,7 +156,9 @@ func cookieShape(s *snapshot) (prefix string, secure bool) {
 }
 
 func dropCookie(w http.ResponseWriter, name string, secure bool) {
-	http.SetCookie(w, &http.Cookie{Name: name, Path: "/", MaxAge: -1, Secure: secure, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{ // #nosec G124 -- secure wherever the site is
+		Name: name, Path: "/", MaxAge: -1, Secure: secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
 }
 
 // finishSignIn takes the provider's answer.

@@ -76,8 +76,7 @@ func join(path, name string) string {
 func decodeInto[T any](v *T) decoder {
 	return func(path string, raw json.RawMessage) error {
 		if err := json.Unmarshal(raw, v); err != nil {
-			var wrongType *json.UnmarshalTypeError
-			if errors.As(err, &wrongType) {
+			if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 				return badJSON(path, "must be "+wanted(wrongType))
 			}
 			return badJSON(path, err.Error())

@@ -96,8 +96,7 @@ func parseAddresses(field string, list stringList) ([]mailer.Address, error) {
 
 // fieldError names the field in an error of the mailer.
 func fieldError(field string, err error) error {
-	var e *mailer.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*mailer.Error](err); ok {
 		named := *e
 		named.Field = field
 		return &named
@@ -164,24 +163,30 @@ func (r *emailRequest) decodeAttachment(path string, raw json.RawMessage) error 
 			return err
 		},
 		"path": func(path string, _ json.RawMessage) error {
-			return &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "remote_attachment", field: path,
-				message: "This server fetches no attachments from elsewhere. Send the file itself in `content`, in base64."}
+			return &problem{
+				status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "remote_attachment", field: path,
+				message: "This server fetches no attachments from elsewhere. Send the file itself in `content`, in base64.",
+			}
 		},
 	}, r.unknown)
 	if err != nil {
 		return err
 	}
 	if !found {
-		return &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "missing_content", field: path,
-			message: "The attachment has no `content`."}
+		return &problem{
+			status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "missing_content", field: path,
+			message: "The attachment has no `content`.",
+		}
 	}
 	if a.ContentID == "" {
 		a.ContentID = inlineID
 	}
 	a.Inline = disposition == "inline" || disposition == "" && a.ContentID != ""
 	if disposition != "" && disposition != "inline" && disposition != "attachment" {
-		return &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_disposition", field: path + ".content_disposition",
-			message: "content_disposition must be attachment or inline."}
+		return &problem{
+			status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_disposition", field: path + ".content_disposition",
+			message: "content_disposition must be attachment or inline.",
+		}
 	}
 	a.Source = mailer.Bytes(content)
 	r.message.Attachments = append(r.message.Attachments, a)
@@ -191,8 +196,10 @@ func (r *emailRequest) decodeAttachment(path string, raw json.RawMessage) error 
 // decodeBytes reads the content of an attachment: base64, a list of byte values,
 // or what Node makes of a Buffer. Official SDKs send all three.
 func decodeBytes(path string, raw json.RawMessage) ([]byte, error) {
-	bad := &problem{status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_content", field: path,
-		message: "The content of an attachment must be base64, a list of byte values, or a Buffer object."}
+	bad := &problem{
+		status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_content", field: path,
+		message: "The content of an attachment must be base64, a list of byte values, or a Buffer object.",
+	}
 	switch {
 	case len(raw) > 0 && raw[0] == '"':
 		var text string

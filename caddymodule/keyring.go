@@ -10,8 +10,9 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )

@@ -66,14 +66,18 @@ func newSMTPReply(stage mailer.Stage, r mailer.Reply) *smtpReply {
 
 // missing is a required field that is not there.
 func missing(field string) error {
-	return &problem{status: http.StatusUnprocessableEntity, name: nameMissingField, code: "missing", field: field,
-		message: "The field `" + field + "` is missing."}
+	return &problem{
+		status: http.StatusUnprocessableEntity, name: nameMissingField, code: "missing", field: field,
+		message: "The field `" + field + "` is missing.",
+	}
 }
 
 // invalid is a field whose value cannot be used.
 func invalid(field, code, format string, args ...any) error {
-	return &problem{status: http.StatusUnprocessableEntity, name: nameValidation, code: code, field: field,
-		message: "The field `" + field + "`: " + fmt.Sprintf(format, args...) + "."}
+	return &problem{
+		status: http.StatusUnprocessableEntity, name: nameValidation, code: code, field: field,
+		message: "The field `" + field + "`: " + fmt.Sprintf(format, args...) + ".",
+	}
 }
 
 // badJSON is a body that is no JSON, or not of the expected shape.
@@ -82,28 +86,32 @@ func badJSON(field, what string) error {
 	if field != "" {
 		subject = "The field `" + field + "`"
 	}
-	return &problem{status: http.StatusBadRequest, name: nameValidation, code: "bad_json", field: field,
-		message: subject + " " + what + "."}
+	return &problem{
+		status: http.StatusBadRequest, name: nameValidation, code: "bad_json", field: field,
+		message: subject + " " + what + ".",
+	}
 }
 
 // toProblem makes the answer to an error.
 func toProblem(err error) *problem {
-	var p *problem
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*problem](err); ok {
 		return p
 	}
-	var e *mailer.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*mailer.Error](err); ok {
 		return mailProblem(e)
 	}
-	return &problem{status: http.StatusInternalServerError, name: nameInternal, cause: err,
-		message: "Something went wrong in this server; its log says what. The message was not sent."}
+	return &problem{
+		status: http.StatusInternalServerError, name: nameInternal, cause: err,
+		message: "Something went wrong in this server; its log says what. The message was not sent.",
+	}
 }
 
 // mailProblem makes the answer to a message that was not sent.
 func mailProblem(e *mailer.Error) *problem {
-	p := &problem{status: http.StatusUnprocessableEntity, name: nameValidation, code: e.Code, field: e.Field,
-		smtp: newSMTPReply(e.Stage, e.Reply), retryAfter: e.RetryAfter, cause: e}
+	p := &problem{
+		status: http.StatusUnprocessableEntity, name: nameValidation, code: e.Code, field: e.Field,
+		smtp: newSMTPReply(e.Stage, e.Reply), retryAfter: e.RetryAfter, cause: e,
+	}
 	switch e.Kind {
 	case mailer.KindInvalid:
 		invalidProblem(p, e)

@@ -37,8 +37,10 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 	handle, _, allowed := sendRoutes.find(r.Method, cleaned)
 	if handle == nil && allowed == nil {
 		notFound := func(w http.ResponseWriter, r *http.Request) {
-			writeProblem(w, r, &problem{status: http.StatusNotFound, name: nameNotFound,
-				message: "There is no such call here. This server knows POST /emails."})
+			writeProblem(w, r, &problem{
+				status: http.StatusNotFound, name: nameNotFound,
+				message: "There is no such call here. This server knows POST /emails.",
+			})
 		}
 		if strings.HasPrefix(cleaned, "/emails/") {
 			notFound(w, r)
@@ -48,8 +50,10 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if handle == nil {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		writeProblem(w, r, &problem{status: http.StatusMethodNotAllowed, name: nameMethodNotAllowed,
-			message: "This call wants " + strings.Join(allowed, " or ") + "."})
+		writeProblem(w, r, &problem{
+			status: http.StatusMethodNotAllowed, name: nameMethodNotAllowed,
+			message: "This call wants " + strings.Join(allowed, " or ") + ".",
+		})
 		return nil
 	}
 	key, err := h.authenticate(r)
@@ -75,8 +79,10 @@ func (h *Handler) authenticate(r *http.Request) (*apiKey, error) {
 		secret = password
 	}
 	if secret == "" {
-		return nil, &problem{status: http.StatusUnauthorized, name: nameMissingKey,
-			message: "Send the API key in the header: Authorization: Bearer <key>."}
+		return nil, &problem{
+			status: http.StatusUnauthorized, name: nameMissingKey,
+			message: "Send the API key in the header: Authorization: Bearer <key>.",
+		}
 	}
 	// A lookup by hash takes the same time for keys that are nearly right.
 	key := h.app.registry.load().keys[sha256.Sum256([]byte(secret))]
@@ -90,12 +96,16 @@ func (h *Handler) authenticate(r *http.Request) (*apiKey, error) {
 // there still pass: behind one address there may be many programs.
 func (h *Handler) wrongKey(r *http.Request) error {
 	if wait, slowed := h.app.guard.wrong(parseClient(clientIP(r))); slowed {
-		return &problem{status: http.StatusTooManyRequests, name: nameRateLimit, retryAfter: wait,
-			message: "Too many wrong API keys came from this address. Correct the key, then wait a little."}
+		return &problem{
+			status: http.StatusTooManyRequests, name: nameRateLimit, retryAfter: wait,
+			message: "Too many wrong API keys came from this address. Correct the key, then wait a little.",
+		}
 	}
 	h.logger.Warn("wrong API key", "remote_ip", clientIP(r))
-	return &problem{status: http.StatusForbidden, name: nameInvalidKey,
-		message: "The API key is not known here. Ask the operator of this server for a valid one."}
+	return &problem{
+		status: http.StatusForbidden, name: nameInvalidKey,
+		message: "The API key is not known here. Ask the operator of this server for a valid one.",
+	}
 }
 
 // sent is the answer to a message that was sent.
@@ -116,12 +126,16 @@ type rejected struct {
 // postEmail sends one message.
 func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, key *apiKey) error {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return &problem{status: http.StatusUnsupportedMediaType, name: nameValidation, code: "media_type",
-			message: "The body must be JSON, with the header Content-Type: application/json."}
+		return &problem{
+			status: http.StatusUnsupportedMediaType, name: nameValidation, code: "media_type",
+			message: "The body must be JSON, with the header Content-Type: application/json.",
+		}
 	}
 	if n := len(r.Header.Get("Idempotency-Key")); r.Header.Values("Idempotency-Key") != nil && (n < 1 || n > 256) {
-		return &problem{status: http.StatusBadRequest, name: nameInvalidIdempotencyKey,
-			message: "An Idempotency-Key has 1 to 256 characters."}
+		return &problem{
+			status: http.StatusBadRequest, name: nameInvalidIdempotencyKey,
+			message: "An Idempotency-Key has 1 to 256 characters.",
+		}
 	}
 	body, err := readBody(w, r)
 	if err != nil {
@@ -186,9 +200,13 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	var tooLarge *http.MaxBytesError
 	var fromHandler caddyhttp.HandlerError
 	if errors.As(err, &tooLarge) || errors.As(err, &fromHandler) && fromHandler.StatusCode == http.StatusRequestEntityTooLarge {
-		return nil, &problem{status: http.StatusRequestEntityTooLarge, name: nameValidation, code: "too_large",
-			message: "The request is too large; with attachments it may have 36 MiB."}
+		return nil, &problem{
+			status: http.StatusRequestEntityTooLarge, name: nameValidation, code: "too_large",
+			message: "The request is too large; with attachments it may have 36 MiB.",
+		}
 	}
-	return nil, &problem{status: http.StatusBadRequest, name: nameValidation, code: "body",
-		message: "The request ended before its body was complete, or took too long."}
+	return nil, &problem{
+		status: http.StatusBadRequest, name: nameValidation, code: "body",
+		message: "The request ended before its body was complete, or took too long.",
+	}
 }

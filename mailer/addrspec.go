@@ -139,7 +139,7 @@ func isLDH(s string) bool {
 		return false
 	}
 	for i := range len(s) {
-		if c := s[i]; c != '-' && !('a' <= c && c <= 'z' || '0' <= c && c <= '9') {
+		if c := s[i]; c != '-' && (('a' > c || c > 'z') && ('0' > c || c > '9')) {
 			return false
 		}
 	}

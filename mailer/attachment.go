@@ -180,7 +180,8 @@ func (a *attachment) header(b []byte) ([]byte, error) {
 	for _, k := range slices.Sorted(maps.Keys(a.params)) {
 		f.word(k + "=" + quoteString(a.params[k]) + ";")
 	}
-	f.nameParam(a.filename)
+	// Programs that know no Content-Disposition look here.
+	f.nameParam("name", a.filename)
 	b, ok := f.end()
 	if !ok {
 		return nil, invalidf(a.field+".content_type", codeTooLong, "content type is too long")
@@ -200,43 +201,23 @@ func (a *attachment) header(b []byte) ([]byte, error) {
 	}
 	f = startField(b, "Content-Disposition")
 	f.word(disposition)
-	f.filenameParam(a.filename)
+	f.nameParam("filename", a.filename)
 	b, _ = f.end() // no name of 255 octets makes a line too long
 	return b, nil
 }
 
-// nameParam appends the name parameter of Content-Type, for programs that do
-// not know Content-Disposition or RFC 2231: those expect encoded words within
-// the quotes, although RFC 2047 forbids that.
-func (f *field) nameParam(name string) {
+// nameParam appends a parameter that holds a file name: quoted if it is ASCII,
+// otherwise by RFC 2231, in sections where it is long. Sections end between
+// characters, although they need not: some programs decode each on its own. The
+// encoded words within quotes that others send are forbidden by RFC 2047, and
+// strict readers complain of them.
+func (f *field) nameParam(param, name string) {
 	if !needsEncoding(name) {
-		f.word("name=" + quoteString(name))
-		return
-	}
-	const frame = len(`name=""`)
-	words := encodeWords(name, maxEncodedWord-frame)
-	for i, w := range words {
-		if i == 0 {
-			w = `name="` + w
-		}
-		if i == len(words)-1 {
-			w += `"`
-		}
-		f.word(w)
-	}
-}
-
-// filenameParam appends the filename parameter of Content-Disposition: quoted
-// if it is ASCII, otherwise by RFC 2231, in sections where it is long. Sections
-// end between characters, although they need not: some programs decode each on
-// its own.
-func (f *field) filenameParam(name string) {
-	if !needsEncoding(name) {
-		f.word("filename=" + quoteString(name))
+		f.word(param + "=" + quoteString(name))
 		return
 	}
 	const charset = "UTF-8''"
-	const sectionFrame = len("filename*99*=;")
+	sectionFrame := len(param) + len("*99*=;")
 	var sections []string
 	b := []byte(charset)
 	for _, r := range name {
@@ -249,14 +230,14 @@ func (f *field) filenameParam(name string) {
 	}
 	sections = append(sections, string(b))
 	if len(sections) == 1 {
-		f.word("filename*=" + sections[0])
+		f.word(param + "*=" + sections[0])
 		return
 	}
 	for i, s := range sections {
 		if i < len(sections)-1 {
 			s += ";"
 		}
-		f.word(fmt.Sprintf("filename*%d*=%s", i, s))
+		f.word(fmt.Sprintf("%s*%d*=%s", param, i, s))
 	}
 }
 

@@ -88,14 +88,14 @@ func TestAttachmentHeader(t *testing.T) {
 		{
 			"short japanese name",
 			Attachment{Filename: "請求書.pdf"},
-			"Content-Type: application/pdf; name=\"=?UTF-8?B?6KuL5rGC5pu4LnBkZg==?=\"\nContent-Transfer-Encoding: base64\n" +
+			"Content-Type: application/pdf; name*=UTF-8''%E8%AB%8B%E6%B1%82%E6%9B%B8.pdf\nContent-Transfer-Encoding: base64\n" +
 				"Content-Disposition: attachment;\n filename*=UTF-8''%E8%AB%8B%E6%B1%82%E6%9B%B8.pdf\n",
 		},
 		{
 			"long japanese name",
 			Attachment{Filename: "請求書 2026年9月分 株式会社テスト御中.pdf"},
-			"Content-Type: application/pdf;\n name=\"=?UTF-8?B?6KuL5rGC5pu4IDIwMjblubQ55pyI5YiGIOagquW8j+S8muekvuODhg==?=\n" +
-				" =?UTF-8?B?44K544OI5b6h5LitLnBkZg==?=\"\nContent-Transfer-Encoding: base64\n" +
+			"Content-Type: application/pdf;\n name*0*=UTF-8''%E8%AB%8B%E6%B1%82%E6%9B%B8%202026%E5%B9%B49%E6%9C%88;\n name*1*=%E5%88%86%20%E6%A0%AA%E5%BC%8F%E4%BC%9A%E7%A4%BE%E3%83%86%E3%82%B9;\n" +
+				" name*2*=%E3%83%88%E5%BE%A1%E4%B8%AD.pdf\nContent-Transfer-Encoding: base64\n" +
 				"Content-Disposition: attachment;\n" +
 				" filename*0*=UTF-8''%E8%AB%8B%E6%B1%82%E6%9B%B8%202026%E5%B9%B49%E6%9C%88;\n" +
 				" filename*1*=%E5%88%86%20%E6%A0%AA%E5%BC%8F%E4%BC%9A%E7%A4%BE%E3%83%86;\n" +
@@ -166,7 +166,7 @@ func TestFilenameParam(t *testing.T) {
 		} {
 			f := startField(nil, "Content-Disposition")
 			f.word("attachment;")
-			f.filenameParam(name)
+			f.nameParam("filename", name)
 			b, _ := f.end()
 			for _, line := range strings.Split(string(b), "\r\n") {
 				if len(line) > 78 {

@@ -37,6 +37,7 @@ func classify(stage Stage, r Reply) (Kind, time.Duration) {
 		if r.Code == 535 {
 			return KindUnauthorized, 0
 		}
+	default:
 	}
 	return KindRejected, 0
 }

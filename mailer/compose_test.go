@@ -72,7 +72,7 @@ Content-Disposition: inline; filename="logo.png"
 iVBORw==
 --020202020202020202020202020202--
 --030303030303030303030303030303
-Content-Type: application/pdf; name="=?UTF-8?B?6KuL5rGC5pu4LnBkZg==?="
+Content-Type: application/pdf; name*=UTF-8''%E8%AB%8B%E6%B1%82%E6%9B%B8.pdf
 Content-Transfer-Encoding: base64
 Content-Disposition: attachment;
  filename*=UTF-8''%E8%AB%8B%E6%B1%82%E6%9B%B8.pdf

@@ -148,8 +148,7 @@ func (c *Conn) dial(ctx context.Context) *Error {
 			err = context.Cause(ctx)
 		}
 		stage := StageConnect
-		var dns *net.DNSError
-		if errors.As(err, &dns) {
+		if _, ok := errors.AsType[*net.DNSError](err); ok {
 			// A name that is not found may be a typing error as well as a
 			// resolver that is not up yet, and the latter heals by itself.
 			stage = StageDNS

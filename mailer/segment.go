@@ -144,7 +144,7 @@ func (c *canonical) whole() bool { return !c.bad && !c.cr }
 // takes reports whether the text is good up to and including p.
 func (c *canonical) takes(p []byte, last bool) bool {
 	_, _ = c.Write(p)
-	return !c.bad && !(last && c.cr)
+	return !c.bad && (!last || !c.cr)
 }
 
 // isCanonical reads src and reports whether it can stand in a message as it is.

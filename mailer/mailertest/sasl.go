@@ -21,7 +21,7 @@ func (x *xoauth2Server) Next(response []byte) ([]byte, bool, error) {
 		return []byte{}, false, nil
 	}
 	var user, token string
-	for _, field := range strings.Split(string(response), "\x01") {
+	for field := range strings.SplitSeq(string(response), "\x01") {
 		if v, ok := strings.CutPrefix(field, "user="); ok {
 			user = v
 		}

@@ -97,7 +97,7 @@ func newServer(t testing.TB, implicit bool) *Server {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		srv.Serve(l)
+		_ = srv.Serve(l)
 	}()
 	t.Cleanup(func() {
 		srv.Close()

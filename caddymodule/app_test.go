@@ -1,0 +1,231 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
+)
+
+// option makes a whole configuration of the content of the global option.
+func option(t *testing.T, content string) []byte {
+	t.Helper()
+	out, err := adapt(t, "{\n\tstorage file_system "+t.TempDir()+"\n\toauth_mail {\n"+content+"\n\t}\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestConfigErrors: what cannot work is refused when it is loaded, and the
+// error names the place.
+func TestConfigErrors(t *testing.T) {
+	const (
+		idp    = "provider p {\nissuer https://idp.example\nclient_id c\nservers smtp.example\n}\n"
+		base   = "redirect_base https://a.example/cb\n"
+		relay  = "tenant r {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n"
+		secret = "a-secret-of-24-characters-or-more"
+	)
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ name, content, want string }{
+		{"variable missing", base + "provider p {\nissuer https://idp.example\nclient_id c\nclient_secret {env.NO_SUCH_VARIABLE}\nservers smtp.example\n}\n",
+			"provider p, client_secret: the environment variable NO_SUCH_VARIABLE is not set, or empty"},
+		{"file missing", base + "provider p {\nissuer https://idp.example\nclient_id c\nclient_secret {file./no/such/file}\nservers smtp.example\n}\n",
+			"provider p, client_secret: the file /no/such/file does not exist"},
+		{"file empty", relay + "key k {file." + empty + "} r\n", "key k, key: the file " + empty + " is empty"},
+		{"variable of a password missing", "tenant a {\nserver smtp.example\nauth password u {env.NO_SUCH_VARIABLE}\nfrom a@example.com\n}\n",
+			"tenant a, auth: the environment variable NO_SUCH_VARIABLE is not set, or empty"},
+		{"ca_file missing", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nca_file /no/such/file\n}\n", "tenant a, ca_file: open /no/such/file"},
+		{"ca_file without certificates", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nca_file " + empty + "\n}\n", "tenant a, ca_file: " + empty + " has no certificate"},
+		{"no client id", base + "provider p {\nissuer https://idp.example\nservers smtp.example\n}\n", "provider p: client_id is missing"},
+		{"no endpoints", base + "provider p {\nclient_id c\nservers smtp.example\n}\n", "provider p: give a preset, an issuer"},
+		{"no servers", base + "provider p {\nissuer https://idp.example\nclient_id c\n}\n", "provider p: servers is missing"},
+		{"plain issuer", base + "provider p {\nissuer http://idp.example\nclient_id c\nservers smtp.example\n}\n", "provider p: issuer:"},
+		{"unknown preset", base + "provider p {\npreset yahoogle\nclient_id c\n}\n", `provider p: unknown preset "yahoogle"`},
+		{"microsoft without directory", base + "provider p {\npreset microsoft\nclient_id c\n}\n", "provider p: preset microsoft needs a directory"},
+		{"directory that leads elsewhere", base + "provider p {\npreset microsoft\ndirectory a/../b\nclient_id c\n}\n", "provider p: directory"},
+		{"no redirect_base", idp, "provider p: set redirect_base"},
+		{"plain redirect_base", "redirect_base http://a.example/cb\n", "redirect_base:"},
+		{"same redirect URI", base + idp + "provider q {\nissuer https://idp.example\nclient_id c\nservers smtp.example\nredirect_uri https://a.example/cb/p\n}\n", "provider p has the same path"},
+		{"no provider of that name", base + "tenant a {\nauth oauth nobody\nuser a@example.com\n}\n", `tenant a, auth: there is no provider "nobody"`},
+		{"no user", base + idp + "tenant a {\nauth oauth p\n}\n", "tenant a, user: missing"},
+		{"user is no address", base + idp + "tenant a {\nauth oauth p\nuser bob\n}\n", "tenant a, user:"},
+		{"server that may not see the token", base + idp + "tenant a {\nserver evil.example\nauth oauth p\nuser a@example.com\n}\n", "tenant a, server: evil.example is not among the servers"},
+		{"no auth", "tenant a {\nserver smtp.example\n}\n", "tenant a, auth: missing"},
+		{"no server", "tenant a {\nauth none\nfrom a@example.com\n}\n", "tenant a, server: missing"},
+		{"unknown scheme", "tenant a {\nserver tls://smtp.example\nauth none\nfrom a@example.com\n}\n", "tenant a, server: unknown scheme"},
+		{"bad port", "tenant a {\nserver smtp.example:99999\nauth none\nfrom a@example.com\n}\n", "tenant a, server:"},
+		{"from outside senders", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nsenders *@example.net\n}\n", "tenant a, from: a@example.com is not among the tenant's senders"},
+		{"no senders", "tenant a {\nserver smtp.example\nauth none\n}\n", "tenant a, senders: missing"},
+		{"bad sender", "tenant a {\nserver smtp.example\nauth none\nsenders example.com\n}\n", "tenant a, senders:"},
+		{"short key", relay + "key k short r\n", "key k: must have at least 24 characters"},
+		{"key of no tenant", relay + "key k " + secret + " R\n", `key k: there is no tenant "R"`},
+		{"same key twice", relay + "key k " + secret + " r\nkey l " + secret + " r\n", "is the same as key"},
+		{"bad encryption key", "encryption_key AAAA\n", "encryption_key, key 1:"},
+		{"name with a slash", "tenant a/b {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n", "tenant a/b: a name has"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := validateError(t, option(t, tt.content))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got error %v, want one with %q", err, tt.want)
+			}
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("the key is in the error: %v", err)
+			}
+		})
+	}
+}
+
+// TestSharedStorageNeedsKey: without a key, each instance would make its own.
+func TestSharedStorageNeedsKey(t *testing.T) {
+	t.Parallel()
+	a := &App{storage: nil}
+	if _, err := a.keyRing(); err == nil || !strings.Contains(err.Error(), "encryption_key: missing") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+// tree lists the files below a folder with their contents.
+func tree(t *testing.T, root string) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		files[name] = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// TestKeyFile: made once, kept, and never replaced while it is needed.
+func TestKeyFile(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	key := filepath.Join(s.dir, "storage-oauth_mail.key")
+	info, err := os.Stat(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %o, want 600", info.Mode().Perm())
+	}
+	before, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.signIn()
+	for name, data := range tree(t, s.dir) {
+		if name != s.config && (strings.Contains(data, "refresh-") || strings.Contains(data, clientSecret)) {
+			t.Errorf("a secret lies in clear in %s", name)
+		}
+	}
+	s.kill()
+	if err := os.Rename(key, key+".away"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.command("run", "--config", s.config, "--adapter", "caddyfile").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "storage-oauth_mail.key is missing, and the storage holds tokens sealed with it") {
+		t.Errorf("started without the key: %v\n%s", err, out)
+	}
+	if _, err := os.Stat(key); err == nil {
+		t.Error("a new key was made")
+	}
+	if err := os.Rename(key+".away", key); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	if got := s.send(mailBody); got.status != 200 {
+		t.Errorf("with the key back: status %d: %s", got.status, got.body)
+	}
+	if after, _ := os.ReadFile(key); string(after) != string(before) {
+		t.Error("the key was replaced")
+	}
+}
+
+// TestValidateDisturbsNothing: `caddy validate` beside a running server.
+func TestValidateDisturbsNothing(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	s.signIn()
+	before, posts := tree(t, s.dir), len(s.idp.Requests())
+	out, err := s.command("validate", "--config", s.config, "--adapter", "caddyfile").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "Valid configuration") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if diff := cmp.Diff(before, tree(t, s.dir)); diff != "" {
+		t.Errorf("files changed (-before +after):\n%s", diff)
+	}
+	if n := len(s.idp.Requests()); n != posts {
+		t.Errorf("%d requests went to the provider", n-posts)
+	}
+	if got := s.send(mailBody); got.status != 200 {
+		t.Errorf("status %d: %s", got.status, got.body)
+	}
+}
+
+// TestValidateMakesNoKey: checking a configuration on another machine leaves
+// nothing behind.
+func TestValidateMakesNoKey(t *testing.T) {
+	t.Parallel()
+	p := &caddyProcess{t: t, dir: t.TempDir()}
+	p.config = filepath.Join(p.dir, "Caddyfile")
+	config := strings.NewReplacer("DIR", p.dir, "URL", "http://127.0.0.1:1", "APP", passwordTenant(t, mailertest.NewServer(t))).Replace(siteConfig)
+	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := p.command("validate", "--config", p.config, "--adapter", "caddyfile").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for name := range tree(t, p.dir) {
+		if strings.HasSuffix(name, ".key") {
+			t.Errorf("%s was made", name)
+		}
+	}
+}
+
+func TestListModules(t *testing.T) {
+	t.Parallel()
+	p := &caddyProcess{t: t, dir: t.TempDir()}
+	out, err := p.command("list-modules").CombinedOutput()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"\noauth_mail\n", "\nhttp.handlers.oauth_mail\n"} {
+		if !strings.Contains(string(out), id) {
+			t.Errorf("no module %s", strings.TrimSpace(id))
+		}
+	}
+}
+
+// TestAdaptKeepsPlaceholders: a secret that is a placeholder stays one in what
+// Caddy shows and stores.
+func TestAdaptKeepsPlaceholders(t *testing.T) {
+	t.Setenv("CANARY", "canary-of-24-characters-or-more")
+	out, err := adapt(t, "{\n\toauth_mail {\n\t\tkey k {env.CANARY} t\n\t}\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v any
+	if err := json.Unmarshal(out, &v); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(out), "canary-of") || !strings.Contains(string(out), "{env.CANARY}") {
+		t.Errorf("adapted to %s", out)
+	}
+}
