@@ -185,7 +185,7 @@ func TestValidateMakesNoKey(t *testing.T) {
 	t.Parallel()
 	p := &caddyProcess{t: t, dir: t.TempDir()}
 	p.config = filepath.Join(p.dir, "Caddyfile")
-	config := strings.NewReplacer("DIR", p.dir, "URL", "http://127.0.0.1:1", "APP", passwordTenant(t, mailertest.NewServer(t))).Replace(siteConfig)
+	config := strings.NewReplacer("DIR", p.dir, "URL", "http://127.0.0.1:1", "ADMIN", "off", "APP", passwordTenant(t, mailertest.NewServer(t))).Replace(siteConfig)
 	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -228,4 +228,47 @@ func TestAdaptKeepsPlaceholders(t *testing.T) {
 	if strings.Contains(string(out), "canary-of") || !strings.Contains(string(out), "{env.CANARY}") {
 		t.Errorf("adapted to %s", out)
 	}
+}
+
+// TestReload: connections and tokens live on when their settings stay, and a
+// configuration that is refused leaves the old one at work.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	s.signIn()
+	send := func(want int) {
+		t.Helper()
+		if got := s.send(mailBody); got.status != want {
+			t.Fatalf("status %d, want %d: %s", got.status, want, got.body)
+		}
+	}
+	load := func(want int, replacements ...string) {
+		t.Helper()
+		if status, body := s.reload(replacements...); status != want {
+			t.Fatalf("status %d, want %d: %s", status, want, body)
+		}
+	}
+	send(200)
+	sessions, posts := s.mail.Sessions(), len(s.idp.Requests())
+	for range 5 {
+		load(200)
+		send(200)
+	}
+	if n := s.mail.Sessions() - sessions; n != 0 {
+		t.Errorf("%d new sessions after reloads that changed nothing", n)
+	}
+	if n := len(s.idp.Requests()) - posts; n != 0 {
+		t.Errorf("%d requests to the provider after reloads that changed nothing", n)
+	}
+	if status, body := s.reload("auth oauth idp", "auth oauth nobody"); status != 400 || !strings.Contains(body, "tenant default, auth: there is no provider") {
+		t.Errorf("a broken configuration: status %d: %s", status, body)
+	}
+	send(200)
+	if n := s.mail.Sessions() - sessions; n != 0 {
+		t.Errorf("%d new sessions after a reload that failed", n)
+	}
+	load(200, "key web "+testKey, "key web another-key-with-24-characters")
+	send(403)
+	load(200)
+	send(200)
 }

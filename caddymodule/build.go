@@ -73,6 +73,7 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
 // network, no clock. Errors name the place, and all of them are reported.
 func build(s settings) (*snapshot, error) {
 	b := builder{
+		settings: s,
 		snapshot: &snapshot{
 			providers: make(map[string]*provider),
 			tenants:   make(map[string]*tenant),
@@ -98,6 +99,7 @@ func build(s settings) (*snapshot, error) {
 
 type builder struct {
 	snapshot *snapshot
+	settings settings
 	errs     []error
 }
 
@@ -338,7 +340,8 @@ func (b *builder) key(name string, s keySettings) {
 	case len(s.Key.Key) < minKeyLength:
 		b.errorf("%s: must have at least %d characters, such as `openssl rand -base64 32` prints", at, minKeyLength)
 		return
-	case b.snapshot.tenants[s.Tenant] == nil:
+	}
+	if _, known := b.settings.tenants[s.Tenant]; !known {
 		b.errorf("%s: there is no tenant %q", at, s.Tenant)
 		return
 	}

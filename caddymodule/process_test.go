@@ -34,7 +34,9 @@ func TestMain(m *testing.M) {
 type caddyProcess struct {
 	t *testing.T
 	// URL is where its site listens, without a slash at the end.
-	URL    string
+	URL string
+	// admin is the address of Caddy's own administration.
+	admin  string
 	dir    string
 	config string
 	cmd    *exec.Cmd
@@ -44,7 +46,7 @@ type caddyProcess struct {
 // siteConfig is a Caddyfile for a test: APP stands for the content of the global
 // option, URL for the site's address.
 const siteConfig = `{
-	admin off
+	admin ADMIN
 	persist_config off
 	storage file_system DIR/storage
 	log {
@@ -80,9 +82,9 @@ URL {
 func startCaddy(t *testing.T, app string) *caddyProcess {
 	t.Helper()
 	dir := t.TempDir()
-	url := "http://" + freeAddress(t)
-	config := strings.NewReplacer("DIR", dir, "APP", app, "URL", url).Replace(siteConfig)
-	p := &caddyProcess{t: t, URL: url, dir: dir, config: filepath.Join(dir, "Caddyfile"), output: new(lockedBuffer)}
+	url, admin := "http://"+freeAddress(t), freeAddress(t)
+	config := strings.NewReplacer("DIR", dir, "APP", app, "URL", url, "ADMIN", admin).Replace(siteConfig)
+	p := &caddyProcess{t: t, URL: url, admin: admin, dir: dir, config: filepath.Join(dir, "Caddyfile"), output: new(lockedBuffer)}
 	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +117,32 @@ func (p *caddyProcess) start() {
 		<-time.After(20 * time.Millisecond) // another process: there is nothing to wait on
 	}
 	p.t.Fatalf("Caddy does not listen at %s:\n%s", address, p.output)
+}
+
+// reload loads the configuration with the replacements made in it.
+func (p *caddyProcess) reload(replacements ...string) (int, string) {
+	p.t.Helper()
+	config, err := os.ReadFile(p.config)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	config = []byte(strings.NewReplacer(replacements...).Replace(string(config)))
+	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodPost, "http://"+p.admin+"/load", bytes.NewReader(config))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "text/caddyfile")
+	req.Header.Set("Cache-Control", "must-revalidate") // load it though nothing has changed
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
 }
 
 // kill ends Caddy as a power cut would.
@@ -150,6 +178,7 @@ func (p *caddyProcess) do(method, target string, header map[string]string, body 
 	for k, v := range header {
 		req.Header.Set(k, v)
 	}
+	req.Close = true // a reload ends idle connections
 	resp, err := (&http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}).Do(req)
 	if err != nil {
 		p.t.Fatal(err)
