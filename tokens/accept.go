@@ -16,7 +16,7 @@ const verifyTimeout = time.Minute
 // accept checks a grant and saves it.
 func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) (*Token, Reason, error) {
 	account := pend.Ticket.Account
-	now := wall(f.now())
+	now := f.now().UTC()
 	if missing := missingScopes(p.Scopes, g.scopes); len(missing) > 0 {
 		return nil, ReasonScope, errors.New("not granted: " + tidy(strings.Join(missing, " ")))
 	}

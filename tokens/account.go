@@ -23,7 +23,7 @@ func (a Account) String() string { return a.Provider + "/" + a.User }
 // differ in what they do with odd characters and with case.
 const (
 	// prefixTokens holds one sealed record per account.
-	prefixTokens = "oauth_mail/tokens"
+	prefixTokens = "oauth_mail/tokens" //nolint:gosec // no credentials
 	// prefixStates holds the hashes of states that were used up.
 	prefixStates = "oauth_mail/states"
 	// lockPrefix begins the names of locks. File storages fold its case, so it

@@ -127,8 +127,7 @@ func (c *Client) discover(ctx context.Context) (*metadata, error) {
 	oidc.Path = path + "/.well-known/openid-configuration"
 	oauth.Path = "/.well-known/oauth-authorization-server" + path
 	m, err := c.fetchMetadata(ctx, oidc.String())
-	var e *Error
-	if errors.As(err, &e) && e.Status == http.StatusNotFound {
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotFound {
 		m, err = c.fetchMetadata(ctx, oauth.String())
 	}
 	return m, err
@@ -206,7 +205,7 @@ func (c *Client) authorizationURL(p Provider, state, nonce, verifier, user, prom
 // whatever a sign-in wants besides.
 func joinPrompts(a, b string) string {
 	words := strings.Fields(a)
-	for _, w := range strings.Fields(b) {
+	for w := range strings.FieldsSeq(b) {
 		if !slices.Contains(words, w) {
 			words = append(words, w)
 		}

@@ -110,8 +110,7 @@ func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint s
 
 // networkError strips the URL from an error of net/http, and any secret.
 func networkError(err error, secrets ...string) error {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
 	return errors.New(tidy(err.Error(), secrets...))

@@ -15,8 +15,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens/tokenstest"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens/tokenstest"
 )
 
 // Every hostile answer has the right kind, costs one request, and shows no

@@ -86,7 +86,7 @@ func (f *fixture) newClient(transport http.RoundTripper) *Client {
 func (f *fixture) authorized() *Token {
 	f.t.Helper()
 	access, refresh := f.server.Issue(f.account.User, "smtp.send")
-	now := wall(time.Now())
+	now := time.Now().UTC()
 	t := &Token{
 		Account: f.account, Generation: 1,
 		AccessToken: NewSecret(access), RefreshToken: NewSecret(refresh),

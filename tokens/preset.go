@@ -27,7 +27,7 @@ var presets = map[string]preset{
 	// with prompt=select_account.
 	"microsoft": {
 		hasDirectory: true,
-		provider: Provider{
+		provider: Provider{ //nolint:gosec // no credentials
 			AuthorizationEndpoint: "https://login.microsoftonline.com/{directory}/oauth2/v2.0/authorize",
 			TokenEndpoint:         "https://login.microsoftonline.com/{directory}/oauth2/v2.0/token",
 			Scopes:                []string{"https://outlook.office.com/SMTP.Send", "offline_access", "openid", "email", "profile"},
@@ -41,7 +41,7 @@ var presets = map[string]preset{
 	// for Web Server Applications". A refresh token comes only with
 	// access_type=offline and right after the consent screen.
 	"google": {
-		provider: Provider{
+		provider: Provider{ //nolint:gosec // no credentials
 			Issuer:                "https://accounts.google.com",
 			AuthorizationEndpoint: "https://accounts.google.com/o/oauth2/v2/auth",
 			TokenEndpoint:         "https://oauth2.googleapis.com/token",

@@ -45,8 +45,8 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 		}
 		return t.fresh(now.Add(want.ahead))
 	}
+	s.cell.publish(t, saved) // to be used while it lasts, whatever comes
 	if saved && enough(t) {
-		s.cell.publish(t, true)
 		return nil
 	}
 	unlock, lockErr := s.lock(ctx)
@@ -57,25 +57,23 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 	if t, saved, err = s.look(ctx); err != nil {
 		return err
 	}
+	s.cell.publish(t, saved)
 	if saved && enough(t) {
-		s.cell.publish(t, true)
 		return nil
 	}
 	if lockErr != nil {
-		s.cell.publish(t, saved) // to be used while it lasts
 		return lockErr
 	}
 	if !saved {
 		if err := s.store.Save(ctx, t); err == nil {
 			saved = true
+			s.cell.publish(t, true)
 		} else if t.usable(s.opts.Now()) && !want.force && !s.cell.refusedToken(t) {
-			s.cell.publish(t, false)
 			return s.fail("storing token", KindTransient, err)
 		}
 		// Else the storage's trouble outlasted the token. Another unsaved one
 		// risks no more than this one does.
 		if saved && enough(t) {
-			s.cell.publish(t, true)
 			return nil
 		}
 	}
@@ -157,7 +155,8 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 	if err != nil {
 		return s.refreshFailed(ctx, t, saved, err, took)
 	}
-	now := wall(s.opts.Now())
+	// UTC drops the monotonic part: the provider's clock goes on over a suspend.
+	now := s.opts.Now().UTC()
 	next := *t
 	next.Generation++
 	next.AccessToken = NewSecret(g.accessToken)
@@ -244,8 +243,8 @@ func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e
 
 // own makes an error of the client one of this account.
 func (s *Source) own(err error) *Error {
-	var e *Error
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
 		return s.fail("refresh", KindTransient, err)
 	}
 	copied := *e

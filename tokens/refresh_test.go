@@ -178,6 +178,7 @@ func TestInvalidGrantWithNewerStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
 		old := f.expired()
+		old.PreviousRefreshToken = NewSecret("refresh-older") // not to be presented
 		s := f.source()
 		// Another instance's refresh becomes visible only after ours was refused.
 		next := *f.authorized()
@@ -327,7 +328,7 @@ func TestTransientFailure(t *testing.T) {
 				if f.count("needs authorization") != 0 || f.stored().Revoked {
 					t.Error("a passing failure has ended the grant")
 				}
-				if n := f.storage.Count(tokenstest.OpStore); n > 2 {
+				if n := f.storage.Count(tokenstest.OpStore); n > 1 { // the fixture's
 					t.Errorf("%d writes because of passing failures", n)
 				}
 				stop()
@@ -617,6 +618,9 @@ func TestLockThatCannotBeHad(t *testing.T) {
 		if n := f.posts(); n != 0 {
 			t.Errorf("%d posts without the lock", n)
 		}
+		if n := f.storage.Count(tokenstest.OpLock); n < 9 {
+			t.Errorf("the lock was asked for %d times only", n)
+		}
 		time.Sleep(3 * time.Minute)
 		f.mustToken(s)
 		if !strings.Contains(f.log.String(), "lock is out of reach") {
@@ -701,24 +705,79 @@ func TestNoRefreshToken(t *testing.T) {
 	})
 }
 
-// A process that starts with a token that is due, while the provider is down,
-// uses the token while it lasts.
+// A process that starts with a token that is due uses it while it lasts, and
+// waits for no provider.
 func TestUsableTokenIsUsed(t *testing.T) {
+	t.Parallel()
+	for name, reply := range map[string]tokenstest.Reply{"down": tokenstest.Status(500, ""), "hanging": tokenstest.Hang()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				token := f.authorized()
+				time.Sleep(50 * time.Minute)
+				f.server.Next(reply)
+				s := f.source()
+				began := time.Now()
+				if got := f.mustToken(s); got != token.AccessToken.Reveal() || f.posts() != 0 {
+					t.Errorf("another token, or %d posts", f.posts())
+				}
+				f.run(s)
+				synctest.Wait()
+				if got := f.mustToken(s); got != token.AccessToken.Reveal() || !time.Now().Equal(began) {
+					t.Errorf("another token, or waited %v", time.Since(began))
+				}
+			})
+		})
+	}
+}
+
+// The refresher came first, and its refresh fails: who has joined it gets the
+// old token, which is good still.
+func TestUsableTokenAfterJoinedFailure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
 		token := f.authorized()
 		time.Sleep(50 * time.Minute)
+		gate := make(chan struct{})
+		f.storage.Hook(func(context.Context, tokenstest.Op, string) error { <-gate; return nil })
 		f.server.Next(tokenstest.Status(500, ""))
 		s := f.source()
-		stop := f.run(s)
-		defer stop()
-		if got := f.mustToken(s); got != token.AccessToken.Reveal() {
-			t.Error("another token")
-		}
+		f.run(s)
 		synctest.Wait()
-		if got := f.mustToken(s); got != token.AccessToken.Reveal() {
-			t.Error("another token")
+		var got string
+		go func() { got, _ = s.AccessToken(t.Context()) }()
+		synctest.Wait()
+		close(gate)
+		synctest.Wait()
+		if got != token.AccessToken.Reveal() {
+			t.Error("the old token was not handed out")
+		}
+	})
+}
+
+// Somebody signs in anew while a refresh of the old grant is under way, and the
+// lock does not hold.
+func TestRefreshDoesNotOverwriteASignIn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.storage.Lie()
+		f.expired()
+		s := f.source()
+		gate := make(chan struct{})
+		f.server.Next(tokenstest.Wait(gate))
+		go func() { _, _ = s.AccessToken(t.Context()) }()
+		time.Sleep(time.Second)
+		fresh := f.authorized()
+		close(gate)
+		synctest.Wait()
+		if got := f.stored(); got.RefreshToken.Reveal() != fresh.RefreshToken.Reveal() {
+			t.Error("the refresh was written over the new sign-in")
+		}
+		if got := f.mustToken(s); got != fresh.AccessToken.Reveal() {
+			t.Error("the new sign-in's token is not used")
 		}
 	})
 }

@@ -136,7 +136,7 @@ func (s *Source) settleLocked(err *Error) {
 		if !c.unlockable.IsZero() {
 			pause = min(pause, lockPause)
 		}
-		pause = max(pause-rand.N(pause/4), err.RetryAfter)
+		pause = max(pause-rand.N(pause/4), err.RetryAfter) //nolint:gosec // jitter
 	case err.Kind == KindConfig && !unreadable(err):
 		pause = configPause
 	default:

@@ -35,8 +35,8 @@ type SourceOptions struct {
 }
 
 // Observer is told what happens to tokens, for metrics and events. Each func is
-// optional. They are called without locks held, one after the other for one
-// account, and should return soon.
+// optional. They are called without locks held, should return soon, and must
+// not call the Source: what it is doing waits for them.
 type Observer struct {
 	// Refreshed follows a successful refresh.
 	Refreshed func(a Account, took time.Duration)
@@ -51,7 +51,7 @@ type Observer struct {
 }
 
 // instance is this process's number in a fleet, drawn by lot.
-var instance = rand.Uint64()
+var instance = rand.Uint64() //nolint:gosec // no secret
 
 // NewSource returns a Source.
 func NewSource(a Account, c *Client, s *Store, cell *Cell, o SourceOptions) *Source {
@@ -155,14 +155,27 @@ func (s *Source) Disconnect(ctx context.Context) (revoked bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	outcome := s.fail("token", KindTransient, errors.New("the account was being disconnected"))
 	defer func() {
 		s.cell.mu.Lock()
 		s.cell.flight = nil
 		s.cell.mu.Unlock()
-		f.err = s.fail("token", KindNeedsPerson, ErrNotAuthorized)
+		f.err = outcome
 		close(f.done)
+		if f := s.opts.Observer.Disconnected; f != nil && err == nil {
+			f(s.account)
+		}
 	}()
-	ctx = context.WithoutCancel(ctx)
+	if revoked, err = s.disconnect(context.WithoutCancel(ctx)); err != nil {
+		return revoked, err
+	}
+	outcome = s.fail("token", KindNeedsPerson, ErrNotAuthorized)
+	return revoked, nil
+}
+
+// disconnect does the work of Disconnect. No renewal is under way in this
+// process.
+func (s *Source) disconnect(ctx context.Context) (revoked bool, err error) {
 	unlock, err := s.store.lock(ctx, s.account)
 	if err != nil {
 		// The owner's wish to disconnect waits for nobody.
@@ -192,9 +205,6 @@ func (s *Source) Disconnect(ctx context.Context) (revoked bool, err error) {
 	s.cell.mu.Lock()
 	s.cell.resetLocked(nil)
 	s.cell.mu.Unlock()
-	if f := s.opts.Observer.Disconnected; f != nil {
-		f(s.account)
-	}
 	return revoked, nil
 }
 

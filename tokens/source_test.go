@@ -47,7 +47,7 @@ func BenchmarkAccessToken(b *testing.B) {
 	ring := testRing(b, 1)
 	store := NewStore(storage, func() (*KeyRing, error) { return ring, nil })
 	a := Account{Provider: "lab", User: "noreply@example.com"}
-	now := wall(time.Now())
+	now := time.Now().UTC()
 	err := store.Save(b.Context(), &Token{
 		Account: a, AccessToken: NewSecret("access"), RefreshToken: NewSecret("refresh"),
 		IssuedAt: now, Expiry: now.Add(24 * time.Hour),
@@ -261,6 +261,32 @@ func TestRefreshJoinsOnlyItsLike(t *testing.T) {
 	})
 }
 
+// A renewal that was under way and asked the provider is as good as a forced
+// one.
+func TestRefreshJoinsWhatRefreshes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.expired()
+		s := f.source()
+		gate := make(chan struct{})
+		f.server.Next(tokenstest.Wait(gate))
+		go func() { _, _ = s.AccessToken(t.Context()) }()
+		synctest.Wait()
+		go func() {
+			if err := s.Refresh(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		close(gate)
+		synctest.Wait()
+		if n := f.posts(); n != 1 {
+			t.Errorf("%d posts, want 1", n)
+		}
+	})
+}
+
 func TestDisconnect(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -319,7 +345,7 @@ func TestDisconnectLeavesWhatItCannotJudge(t *testing.T) {
 	}
 	f.mustToken(s)
 	f.storage.Fail(tokenstest.OpDelete, 1, nil)
-	if _, err := s.Disconnect(t.Context()); err == nil {
+	if _, err := s.Disconnect(t.Context()); err == nil || f.count("disconnected") != 0 {
 		t.Error("a token that could not be deleted counts as deleted")
 	}
 }
@@ -341,11 +367,15 @@ func TestDisconnectDuringRefresh(t *testing.T) {
 					disconnecting = f.source()
 				}
 				gate := make(chan struct{})
-				f.server.Next(tokenstest.Wait(gate))
+				// The revocation goes astray.
+				f.server.Next(tokenstest.Wait(gate), tokenstest.Status(503, ""))
 				go func() { _, _ = s.AccessToken(t.Context()) }()
 				synctest.Wait()
 				go func() { _, _ = disconnecting.Disconnect(t.Context()) }()
 				synctest.Wait()
+				if n := len(f.server.Requests()); same && n != 1 {
+					t.Errorf("%d requests: the refresh was not waited for", n)
+				}
 				close(gate)
 				synctest.Wait()
 				if f.stored() != nil {
@@ -395,6 +425,54 @@ func TestAdopt(t *testing.T) {
 			t.Error("another account's token was adopted")
 		}
 	})
+}
+
+// How a renewal went that began before a sign-in says nothing of what came
+// after.
+func TestAdoptDuringAFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.storage.Fail(tokenstest.OpLoad, 1, nil)
+		gate := make(chan struct{})
+		f.storage.Hook(func(_ context.Context, op tokenstest.Op, _ string) error {
+			if op == tokenstest.OpLoad {
+				<-gate
+			}
+			return nil
+		})
+		s := f.source()
+		var got string
+		go func() { got, _ = s.AccessToken(t.Context()) }()
+		synctest.Wait()
+		token := f.authorized()
+		s.Adopt(token)
+		close(gate)
+		synctest.Wait()
+		if got != token.AccessToken.Reveal() {
+			t.Error("who waited did not get the new token")
+		}
+		if st := s.Status(t.Context()); st.State != StateAuthorized {
+			t.Errorf("status %v: %+v", st, st.Failure)
+		}
+	})
+}
+
+func TestPublishKeepsTheNewest(t *testing.T) {
+	t.Parallel()
+	at := time.Now()
+	older := &Token{AuthorizedAt: at, Generation: 1, AccessToken: NewSecret("a")}
+	newer := &Token{AuthorizedAt: at, Generation: 2, AccessToken: NewSecret("b")}
+	c := &Cell{}
+	c.publish(newer, false)
+	c.publish(older, true)
+	if c.token.Load() != newer || c.newest != newer || !c.unsaved {
+		t.Error("an older token took the place of a newer one")
+	}
+	c.publish(newer, true)
+	if c.unsaved {
+		t.Error("what was saved counts as unsaved")
+	}
 }
 
 func TestPanicIsAnError(t *testing.T) {

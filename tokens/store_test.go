@@ -9,8 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens/tokenstest"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens/tokenstest"
 )
 
 func TestStore(t *testing.T) {

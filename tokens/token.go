@@ -110,10 +110,6 @@ func (t *Token) newerThan(o *Token) bool {
 	return t.supersedes(o) || t.Revoked && !o.Revoked && !o.supersedes(t)
 }
 
-// wall is a time as it is stored: its monotonic part would go on counting where
-// an expiry is a time on the provider's clock, such as over a suspend.
-func wall(t time.Time) time.Time { return t.Round(0).UTC() }
-
 // fingerprint identifies an access token without being one.
 func fingerprint(accessToken string) [sha256.Size]byte {
 	return sha256.Sum256([]byte(accessToken))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // Reply is an odd answer. Proper acts on the request and returns the answer as
@@ -82,10 +83,10 @@ func Set(members map[string]any) Reply {
 // Echo refuses the request and sends all of it back, header included.
 func Echo() Reply {
 	return func(r *http.Request, form url.Values, _ func() answer) (answer, error) {
-		said := "bad request: " + r.Header.Get("Authorization") + " " + form.Encode()
+		said := []string{"bad request:", r.Header.Get("Authorization"), form.Encode()}
 		for _, v := range form {
-			said += " " + v[0]
+			said = append(said, v...)
 		}
-		return failure(http.StatusBadRequest, "invalid_request", said), nil
+		return failure(http.StatusBadRequest, "invalid_request", strings.Join(said, " ")), nil
 	}
 }

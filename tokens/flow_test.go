@@ -1,0 +1,572 @@
+package tokens
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens/tokenstest"
+)
+
+// signIn is a sign-in from the ticket to the provider's answer.
+type signIn struct {
+	flow     *Flow
+	client   *Client // whose redirect URI the answer comes to
+	begun    *Begun
+	response url.Values
+	cookie   string
+}
+
+func (f *fixture) flow() *Flow { return &Flow{Store: f.store, Keys: f.keys} }
+
+// signIn begins a sign-in and has a person consent. The ID token names who it
+// is.
+func (f *fixture) signIn(flow *Flow, c *Client, person string) *signIn {
+	f.t.Helper()
+	sealed, expires, err := flow.NewTicket(f.account, "ops", "")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if left := time.Until(expires); left < 9*time.Minute || left > flowLife {
+		f.t.Errorf("the ticket is good for %v", left)
+	}
+	ticket, err := flow.OpenTicket(sealed)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	begun, err := flow.Begin(f.t.Context(), c, ticket)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	response, err := f.server.Consent(begun.URL, person)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return &signIn{flow, c, begun, response, begun.CookieValue}
+}
+
+func (s *signIn) complete(ctx context.Context) (*Token, error) {
+	return s.flow.Complete(ctx, s.client, s.response, s.cookie)
+}
+
+func TestSignIn(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	flow := f.flow()
+	var verified []string
+	flow.Verify = func(_ context.Context, a Account, token string) error {
+		verified = append(verified, a.User)
+		if !f.server.Valid(token) {
+			t.Error("the token to verify is not valid")
+		}
+		return nil
+	}
+	s := f.signIn(flow, f.client, f.account.User)
+	if s.begun.CookieName != CookieName(s.response.Get("state")) || !strings.HasPrefix(s.begun.CookieName, CookiePrefix) {
+		t.Errorf("cookie name %q", s.begun.CookieName)
+	}
+	token, err := s.complete(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := f.stored()
+	switch {
+	case stored == nil || stored.RefreshToken.Reveal() != token.RefreshToken.Reveal():
+		t.Error("the token was not saved")
+	case stored.AuthorizedBy != "ops" || stored.Generation != 1 || stored.Account != f.account:
+		t.Errorf("saved %+v", stored)
+	case stored.Identity.Subject != "subject of "+f.account.User:
+		t.Errorf("identity %+v", stored.Identity)
+	case len(verified) != 1:
+		t.Errorf("verified %v", verified)
+	}
+	if n := f.posts(); n != 1 {
+		t.Errorf("%d posts", n)
+	}
+	form := f.server.Requests()[0].Form
+	if form.Get("redirect_uri") != f.client.provider.RedirectURI || len(form.Get("code_verifier")) != 43 {
+		t.Errorf("form %v", form)
+	}
+	f.mustToken(f.source())
+	if f.storage.Locked() != 0 || f.storage.LostLocks() != 0 {
+		t.Error("a lock is left")
+	}
+
+	// Again, in place.
+	again, err := f.signIn(flow, f.client, f.account.User).complete(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !again.newerThan(token) || again.Generation != 2 {
+		t.Errorf("the second sign-in is not newer: %+v", again)
+	}
+}
+
+// Nothing about a sign-in is kept on the server: another instance finishes it.
+func TestSignInFinishedElsewhere(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	s := f.signIn(f.flow(), f.client, f.account.User)
+	s.flow = &Flow{Store: NewStore(f.storage, f.keys), Keys: f.keys}
+	s.client = f.newClient(f.server)
+	if _, err := s.complete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The whole way over real connections, discovery included.
+func TestSignInOverANetwork(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	web := httptest.NewServer(f.server)
+	t.Cleanup(web.Close)
+	f.server.Issuer = web.URL
+	p := f.provider()
+	p.AuthorizationEndpoint, p.TokenEndpoint, p.RevocationEndpoint = "", "", ""
+	c := NewClient(p, nil)
+	flow := f.flow()
+	begun, err := flow.Begin(t.Context(), c, Ticket{Account: f.account})
+	if err != nil {
+		t.Fatal(err)
+	}
+	browser := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := browser.Get(begun.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	back, err := resp.Location()
+	if err != nil || !strings.HasPrefix(back.String(), p.RedirectURI+"?") {
+		t.Fatalf("status %s, back to %v, %v", resp.Status, back, err)
+	}
+	token, err := flow.Complete(t.Context(), c, back.Query(), begun.CookieValue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := f.sourceOf(&Cell{}, c)
+	s.Adopt(token)
+	if err := s.Refresh(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.mustToken(s)
+	if revoked, err := s.Disconnect(t.Context()); !revoked || err != nil {
+		t.Errorf("Disconnect = %v, %v", revoked, err)
+	}
+}
+
+// Every sign-in that fails leaves the token there was, and redeems no code
+// where the rule says so.
+func TestSignInRefused(t *testing.T) {
+	t.Parallel()
+	unreachable := errors.New("no connection")
+	for name, test := range map[string]struct {
+		reason  Reason
+		posts   int // to the token endpoint
+		person  string
+		before  func(*fixture, *Provider)
+		then    func(*fixture, *signIn)
+		verify  error
+		verdict bool // whether verify is asked
+	}{
+		"state missing":          {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Del("state") }},
+		"state empty":            {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Set("state", "") }},
+		"state foreign":          {reason: ReasonState, then: func(f *fixture, s *signIn) { s.response.Set("state", "x"+s.response.Get("state")) }},
+		"state twice":            {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Add("state", "x") }},
+		"code twice":             {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Add("code", "x") }},
+		"cookie missing":         {reason: ReasonBrowser, then: func(_ *fixture, s *signIn) { s.cookie = "" }},
+		"cookie rubbish":         {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.cookie = "rubbish" }},
+		"cookie not base64":      {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.cookie = "ä" }},
+		"cookie of another":      {reason: ReasonState, then: func(f *fixture, s *signIn) { s.cookie = f.signIn(s.flow, s.client, "x@example.com").cookie }},
+		"cookie of another key":  {reason: ReasonState, then: func(f *fixture, s *signIn) { s.flow.Keys = func() (*KeyRing, error) { return testRing(f.t, 5), nil } }},
+		"ticket as a cookie":     {reason: ReasonState, then: func(f *fixture, s *signIn) { s.cookie, _, _ = s.flow.NewTicket(f.account, "", "") }},
+		"cookie expired":         {reason: ReasonExpired, then: func(*fixture, *signIn) { time.Sleep(flowLife + time.Second) }},
+		"other provider":         {reason: ReasonProvider, then: func(f *fixture, s *signIn) { p := f.provider(); p.Name = "other"; s.client = NewClient(p, f.server) }},
+		"iss wrong":              {reason: ReasonIssuer, then: func(_ *fixture, s *signIn) { s.response.Set("iss", "https://evil.example") }},
+		"iss empty":              {reason: ReasonIssuer, then: func(_ *fixture, s *signIn) { s.response.Set("iss", "") }},
+		"iss missing":            {reason: ReasonIssuer, before: func(_ *fixture, p *Provider) { p.IssRule = IssRequired }, then: func(_ *fixture, s *signIn) { s.response.Del("iss") }},
+		"iss missing, announced": {reason: ReasonIssuer, before: func(_ *fixture, p *Provider) { p.TokenEndpoint = "" }, then: func(_ *fixture, s *signIn) { s.response.Del("iss") }},
+		"no code":                {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Del("code") }},
+		"denied":                 {reason: ReasonDenied, then: deny},
+		"code unknown":           {reason: ReasonExchange, posts: 1, then: func(_ *fixture, s *signIn) { s.response.Set("code", "x") }},
+		"exchange lost":          {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Lose()) }},
+		"exchange hangs":         {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Hang()) }},
+		"exchange 503":           {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Status(503, "")) }},
+		"scope missing":          {reason: ReasonScope, posts: 1, before: func(f *fixture, _ *Provider) { f.server.Scope = "openid email" }},
+		"no refresh token":       {reason: ReasonRefresh, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutRefresh = true }},
+		"nonce of another":       {reason: ReasonExchange, posts: 1, before: claim("nonce", "x")},
+		"nonce missing":          {reason: ReasonExchange, posts: 1, before: claim("nonce", nil)},
+		"audience of another":    {reason: ReasonExchange, posts: 1, before: claim("aud", "client-2")},
+		"audiences of others":    {reason: ReasonExchange, posts: 1, before: claim("aud", []string{"client-2", "client-3"})},
+		"audience odd":           {reason: ReasonExchange, posts: 1, before: claim("aud", 7)},
+		"issuer of another":      {reason: ReasonExchange, posts: 1, before: claim("iss", "https://evil.example")},
+		"ID token expired":       {reason: ReasonExchange, posts: 1, before: claim("exp", 1000)},
+		"ID token for ever":      {reason: ReasonExchange, posts: 1, before: claim("exp", nil)},
+		"wrong account by name":  {reason: ReasonIdentity, posts: 1, person: "boss@example.com"},
+		"wrong, undecided":       {reason: ReasonIdentity, posts: 1, person: "boss@example.com", verify: unreachable, verdict: true},
+		"wrong by name alone":    {reason: ReasonIdentity, posts: 1, before: claim("email", "boss@example.com")},
+		"wrong account, pinned":  {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else")},
+		"pinned, let in":         {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else"), verdict: true},
+		"pinned, now nameless":   {reason: ReasonIdentity, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }, verify: unreachable, verdict: true},
+		"the server refuses":     {reason: ReasonIdentity, posts: 1, verify: fmt.Errorf("535: %w", ErrRefused), verdict: true},
+		"storage fails to store": {reason: ReasonStorage, posts: 1, then: func(f *fixture, _ *signIn) {
+			f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
+				if op == tokenstest.OpStore && strings.HasPrefix(key, prefixTokens) {
+					return tokenstest.ErrFault
+				}
+				return nil
+			})
+		}},
+		"storage fails to load": {reason: ReasonStorage, posts: 1, then: func(f *fixture, _ *signIn) { f.storage.Fail(tokenstest.OpLoad, -1, nil) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				flow := f.flow()
+				old, err := f.signIn(flow, f.client, f.account.User).complete(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				posted := f.posts()
+				p := f.provider()
+				if test.before != nil {
+					test.before(f, &p)
+				}
+				if test.person == "" {
+					test.person = f.account.User
+				}
+				asked := false
+				if test.verdict {
+					flow.Verify = func(context.Context, Account, string) error { asked = true; return test.verify }
+				}
+				s := f.signIn(flow, NewClient(p, f.server), test.person)
+				if test.then != nil {
+					test.then(f, s)
+				}
+				_, err = s.complete(t.Context())
+				var fe *FlowError
+				if !errors.As(err, &fe) {
+					t.Fatalf("error %v is no *FlowError", err)
+				}
+				if fe.Reason != test.reason {
+					t.Errorf("%v: reason %q, want %q", err, fe.Reason, test.reason)
+				}
+				if n := f.posts() - posted; n != test.posts {
+					t.Errorf("%d posts, want %d", n, test.posts)
+				}
+				if asked != test.verdict {
+					t.Errorf("the mail server was asked: %v", asked)
+				}
+				if got := f.stored(); got == nil || got.RefreshToken.Reveal() != old.RefreshToken.Reveal() || got.Revoked {
+					t.Error("the old token was not kept")
+				}
+				if f.storage.Locked() != 0 {
+					t.Error("a lock is left")
+				}
+				for _, secret := range []string{s.response.Get("code"), f.server.ClientSecret, "refresh-", "access-"} {
+					if len(secret) > 4 && strings.Contains(err.Error(), secret) {
+						t.Errorf("%q shows in %v", secret, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func deny(_ *fixture, s *signIn) {
+	state := s.response.Get("state")
+	s.response = url.Values{
+		"state": {state}, "error": {"access_denied"},
+		"error_description": {"<script>no</script>\r\n state " + state + " " + strings.Repeat("x", 500)},
+	}
+}
+
+func claim(name string, value any) func(*fixture, *Provider) {
+	return func(f *fixture, _ *Provider) {
+		f.server.Claims = func(claims map[string]any) {
+			claims[name] = value
+			if value == nil {
+				delete(claims, name)
+			}
+		}
+	}
+}
+
+func TestDeniedText(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	s := f.signIn(f.flow(), f.client, f.account.User)
+	state := s.response.Get("state")
+	deny(f, s)
+	_, err := s.complete(t.Context())
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("%v holds no *Error", err)
+	}
+	if e.Code != "access_denied" || e.Kind != KindNeedsPerson {
+		t.Errorf("code %q, kind %v", e.Code, e.Kind)
+	}
+	if len(e.Description) > maxDescription+len("…") || strings.ContainsAny(e.Description, "\r\n") || strings.Contains(e.Description, state) {
+		t.Errorf("description %q", e.Description)
+	}
+}
+
+// What is allowed, though it looks odd.
+func TestSignInAllowed(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		person string
+		before func(*fixture, *Provider)
+		then   func(*fixture, *signIn)
+		verify func(context.Context, Account, string) error
+	}{
+		"name in another case":             {person: "NoReply@Example.COM"},
+		"alias that the mail server takes": {person: "alias@example.com", verify: func(context.Context, Account, string) error { return nil }},
+		"mail server unreachable":          {verify: func(context.Context, Account, string) error { return errors.New("no connection") }},
+		"no ID token":                      {before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }},
+		"nonce not asked for":              {before: func(f *fixture, p *Provider) { p.Scopes = []string{"smtp.send"} }},
+		"iss missing":                      {then: func(_ *fixture, s *signIn) { s.response.Del("iss") }},
+		"iss odd and ignored":              {before: func(_ *fixture, p *Provider) { p.IssRule = IssIgnored }, then: func(_ *fixture, s *signIn) { s.response.Set("iss", "odd") }},
+		"Google's short issuer":            {before: claim("iss", "idp.example.net")},
+		"several audiences":                {before: claim("aud", []string{"other", "client-1"})},
+		"no scope told":                    {then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Set(map[string]any{"scope": nil})) }},
+		"scope in another case":            {before: func(f *fixture, _ *Provider) { f.server.Scope = "SMTP.Send" }},
+		"the lock cannot be had":           {then: func(f *fixture, _ *signIn) { f.storage.Fail(tokenstest.OpLock, -1, nil) }},
+		"the clock a little off":           {before: func(f *fixture, p *Provider) { claim("exp", time.Now().Add(-4*time.Minute).Unix())(f, p) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				p := f.provider()
+				if test.before != nil {
+					test.before(f, &p)
+				}
+				if test.person == "" {
+					test.person = f.account.User
+				}
+				flow := f.flow()
+				flow.Verify = test.verify
+				s := f.signIn(flow, NewClient(p, f.server), test.person)
+				if test.then != nil {
+					test.then(f, s)
+				}
+				if _, err := s.complete(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func TestAnswerReplayed(t *testing.T) {
+	t.Parallel()
+	for name, storageDown := range map[string]bool{"storage up": false, "storage down": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setUp(t)
+			s := f.signIn(f.flow(), f.client, f.account.User)
+			if storageDown {
+				f.storage.Hook(func(_ context.Context, _ tokenstest.Op, key string) error {
+					if strings.HasPrefix(key, prefixStates) {
+						return tokenstest.ErrFault
+					}
+					return nil
+				})
+			}
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			spent, done := 0, 0
+			for range 10 {
+				wg.Go(func() {
+					_, err := s.complete(t.Context())
+					mu.Lock()
+					defer mu.Unlock()
+					var fe *FlowError
+					if err == nil {
+						done++
+					} else if errors.As(err, &fe) && fe.Reason == ReasonSpent {
+						spent++
+					}
+				})
+			}
+			wg.Wait()
+			if done != 1 || spent != 9 {
+				t.Errorf("%d completed, %d spent", done, spent)
+			}
+			if n := f.posts(); n != 1 {
+				t.Errorf("the code was redeemed %d times", n)
+			}
+		})
+	}
+}
+
+func TestCodeExchangeOutlivesTheCaller(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		s := f.signIn(f.flow(), f.client, f.account.User)
+		gate := make(chan struct{})
+		f.server.Next(tokenstest.Wait(gate))
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _, _ = s.complete(ctx) }()
+		synctest.Wait()
+		cancel()
+		close(gate)
+		synctest.Wait()
+		if f.stored() == nil {
+			t.Error("the token was lost with the browser")
+		}
+	})
+}
+
+// A mail server that hangs while a new token is tried does not hold the lock,
+// nor the sign-in for ever.
+func TestVerifyHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		flow := f.flow()
+		flow.Verify = func(ctx context.Context, _ Account, _ string) error {
+			if f.storage.Locked() != 0 {
+				t.Error("the lock is held meanwhile")
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		if _, err := f.signIn(flow, f.client, f.account.User).complete(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A clock that is behind another instance's must not make a new sign-in look
+// older than the one it replaces.
+func TestSignInWithClockBehind(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	old := *f.authorized()
+	old.AuthorizedAt = old.AuthorizedAt.Add(time.Hour)
+	f.save(&old)
+	token, err := f.signIn(f.flow(), f.client, f.account.User).complete(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !token.supersedes(&old) {
+		t.Error("the new sign-in does not supersede the old one")
+	}
+}
+
+func TestSignInOverUnreadableRecord(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	f.storage.Put(f.account.storageKey(), []byte("rubbish"))
+	_, err := f.signIn(f.flow(), f.client, f.account.User).complete(t.Context())
+	var fe *FlowError
+	if !errors.As(err, &fe) || fe.Reason != ReasonStorage || !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "disconnect") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestTicket(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		flow := f.flow()
+		sealed, expires, err := flow.NewTicket(f.account, "ops", "select_account")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(sealed, "noreply") || url.QueryEscape(sealed) != sealed {
+			t.Errorf("ticket %q", sealed)
+		}
+		got, err := flow.OpenTicket(sealed)
+		if err != nil || got != (Ticket{f.account, "select_account", "ops", expires}) {
+			t.Errorf("OpenTicket = %+v, %v", got, err)
+		}
+		begun, err := flow.Begin(t.Context(), f.client, got)
+		if err != nil || !strings.Contains(begun.URL, "prompt=select_account") {
+			t.Errorf("Begin = %+v, %v", begun, err)
+		}
+		other := f.provider()
+		other.Name = "other"
+		for name, err := range map[string]error{
+			"cookie as a ticket": second(flow.OpenTicket(begun.CookieValue)),
+			"rubbish":            second(flow.OpenTicket("rubbish")),
+			"empty":              second(flow.OpenTicket("")),
+			"other provider":     second(flow.Begin(t.Context(), NewClient(other, f.server), got)),
+		} {
+			var fe *FlowError
+			if !errors.As(err, &fe) || fe.Reason != ReasonTicket && fe.Reason != ReasonProvider {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		time.Sleep(flowLife - time.Second)
+		if _, err := flow.OpenTicket(sealed); err != nil {
+			t.Errorf("just before its end: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		var fe *FlowError
+		if _, err := flow.OpenTicket(sealed); !errors.As(err, &fe) || fe.Reason != ReasonTicket || fe.Account != f.account {
+			t.Errorf("after its end: %v", err)
+		}
+		broken := &Flow{Store: f.store, Keys: func() (*KeyRing, error) { return nil, errors.New("no key") }}
+		if _, _, err := broken.NewTicket(f.account, "", ""); err == nil {
+			t.Error("sealed without a key")
+		}
+		if _, err := broken.Begin(t.Context(), f.client, got); err == nil {
+			t.Error("begun without a key")
+		}
+	})
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// A ticket and a cookie, sealed with a key of ones and good until 2199.
+const (
+	goldenTicket = "T01TUgEjCTv4pkCoxEILNP-IoEX_hiFOpRSKOvxmIqv3tuRSsrP642kmSXE3m3KqmAXoeBTMmxVnTQcJwVnYyzXANGxIk7M5G9VF" +
+		"OrxI-ByhHxzZUS-WqfKxxHUP4r3Pln11-IvWn70uc2mUtsavHN7moq-6TeEyRNiBe0wEFs9a36kVqdxPD2MBRqepyzWn5A"
+	goldenCookie = "T01TUgEjCTv4FQX4W-TBrSyaw7jhGK-yJhvWR4GBeZRODosF8Oc4GzlOB2RWwJjaIcDhJz2w1bYXwYCK0_1r2KlrYeX4tatTviXf" +
+		"JwiKfCcESO0nYbmWE99_B4SM75YWkn5t3ys1po5wQqqwZGtpXQpAQm0jTDLaSfw56MqE1zENstSMOI6R4KPyy-nzWkMD35l64QRS" +
+		"H6MCeFrqOWLY2ajRfCfLr7WblKu5Sj0ld60x0t_Fn8NPa92HUQ5wh57TkQ"
+)
+
+func FuzzTicket(f *testing.F) {
+	ring := testRing(f, 1)
+	flow := &Flow{Keys: func() (*KeyRing, error) { return ring, nil }}
+	client := NewClient(Provider{Name: "lab"}, nil)
+	if _, err := flow.OpenTicket(goldenTicket); err != nil {
+		f.Fatal(err)
+	}
+	if _, err := flow.match(client, url.Values{"state": {"s"}}, goldenCookie); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(goldenTicket, "s")
+	f.Add(goldenCookie, "s")
+	f.Add("", "")
+	// Base64 leaves room for the same octets in another writing.
+	same := func(text, good string) bool {
+		a, err := base64.RawURLEncoding.DecodeString(text)
+		b, _ := base64.RawURLEncoding.DecodeString(good)
+		return err == nil && bytes.Equal(a, b)
+	}
+	f.Fuzz(func(t *testing.T, text, state string) {
+		if _, err := flow.OpenTicket(text); err == nil && !same(text, goldenTicket) {
+			t.Fatalf("forged ticket %q opens", text)
+		}
+		_, err := flow.match(client, url.Values{"state": {state}}, text)
+		if err == nil && (state != "s" || !same(text, goldenCookie)) {
+			t.Fatalf("forged cookie %q opens", text)
+		}
+	})
+}
