@@ -117,6 +117,7 @@ func tree(t *testing.T, root string) map[string]string {
 func TestKeyFile(t *testing.T) {
 	t.Parallel()
 	s := startOAuthSite(t)
+	s.signIn()
 	key := filepath.Join(s.dir, "storage-oauth_mail.key")
 	info, err := os.Stat(key)
 	if err != nil {
@@ -129,7 +130,6 @@ func TestKeyFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.signIn()
 	for name, data := range tree(t, s.dir) {
 		if name != s.config && (strings.Contains(data, "refresh-") || strings.Contains(data, clientSecret)) {
 			t.Errorf("a secret lies in clear in %s", name)
