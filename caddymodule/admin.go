@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -32,6 +33,7 @@ type adminErrorKind int
 const (
 	adminNotFound adminErrorKind = iota
 	adminInvalid
+	adminConflict // somebody has to do something else first
 	adminUpstream // the provider or the storage failed
 )
 
@@ -174,9 +176,12 @@ func given(t time.Time) *time.Time {
 // find finds an account that a tenant uses.
 func (a admin) find(provider, user string) (*snapshot, *tokens.Source, error) {
 	s := a.app.registry.load()
+	if s.providers[provider] == nil {
+		return nil, nil, &adminError{adminNotFound, fmt.Errorf("there is no provider %q", provider)}
+	}
 	address, err := mailer.ParseAddress(user)
 	if err != nil {
-		return nil, nil, &adminError{adminInvalid, err}
+		return nil, nil, &adminError{adminInvalid, reason(err)}
 	}
 	source, _, err := s.account(newAccount(provider, address.Mailbox()))
 	if err != nil {
@@ -245,6 +250,10 @@ func (a admin) refresh(ctx context.Context, provider, user string) (accountView,
 		return accountView{}, err
 	}
 	if err := source.Refresh(ctx); err != nil {
+		e, _ := errors.AsType[*tokens.Error](err)
+		if e != nil && e.Kind == tokens.KindNeedsPerson {
+			return accountView{}, &adminError{adminConflict, fmt.Errorf("%w; a person must sign in first, by the link that POST /accounts/%s/%s/authorize answers", err, provider, user)}
+		}
 		return accountView{}, &adminError{adminUpstream, err}
 	}
 	return viewAccount(ctx, s, source), nil

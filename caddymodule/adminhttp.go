@@ -125,6 +125,8 @@ func (h *Handler) adminFailed(w http.ResponseWriter, r *http.Request, err error)
 			status = http.StatusNotFound
 		case adminInvalid:
 			status = http.StatusUnprocessableEntity
+		case adminConflict:
+			status = http.StatusConflict
 		case adminUpstream:
 			status = http.StatusBadGateway
 		}

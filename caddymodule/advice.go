@@ -11,6 +11,8 @@ type advice struct {
 	status int
 	title  string
 	text   []string
+	// details shows what exactly was wrong.
+	details bool
 	// again labels the button that starts anew; empty for none.
 	again string
 }
@@ -21,51 +23,55 @@ func signInAdvice(r tokens.Reason) advice {
 	case tokens.ReasonTicket:
 		return advice{http.StatusGone, "This link cannot be used any more", []string{
 			"A link to sign in works for ten minutes, on the server that made it. Ask the operator for a new one.",
-		}, ""}
+		}, false, ""}
 	case tokens.ReasonBrowser:
-		return advice{http.StatusBadRequest, "This sign-in was begun in another browser", []string{
-			"It has to end in the browser in which it was begun, with cookies allowed. Nothing was changed.",
+		return advice{http.StatusBadRequest, "This sign-in was begun in another browser, or is over", []string{
+			"It has to end in the browser in which it was begun, with cookies allowed, and it ends once. Nothing was changed now; if you have seen that the mailbox is connected, it still is.",
 			"Open the link that you were given in one browser, and stay in it until the end.",
-		}, ""}
+		}, false, ""}
 	case tokens.ReasonExpired:
 		return advice{http.StatusGone, "The sign-in took too long", []string{
 			"Ten minutes passed between the start and the provider's answer. Nothing was changed. Ask the operator for a new link.",
-		}, ""}
+		}, false, ""}
 	case tokens.ReasonState, tokens.ReasonProvider, tokens.ReasonIssuer:
 		return advice{http.StatusBadRequest, "This answer belongs to no sign-in of this browser", []string{
 			"It was not used, and nothing was changed. If you did not expect this page, close it. Otherwise open the link that you were given once more.",
-		}, ""}
+		}, false, ""}
 	case tokens.ReasonSpent:
 		return advice{http.StatusBadRequest, "This sign-in was completed before", []string{
 			"An answer of the provider counts once. If the account is not connected, ask the operator for a new link.",
-		}, ""}
+		}, false, ""}
 	case tokens.ReasonDenied:
 		return advice{http.StatusForbidden, "The provider did not grant access", []string{
 			"You, or a rule of the organization, said no. Nothing was changed.",
 			"If you meant to allow it, try again. If the provider speaks of an administrator's approval, an administrator of the organization has to grant it first.",
-		}, "Try again"}
+		}, false, "Try again"}
 	case tokens.ReasonScope:
 		return advice{http.StatusForbidden, "Not everything that is needed was granted", []string{
 			"Sending mail needs the permission below; it may be a box to tick on the provider's page. Nothing was changed.",
-		}, "Try again"}
+		}, true, "Try again"}
 	case tokens.ReasonRefresh:
 		return advice{http.StatusBadGateway, "The provider gave no lasting permission", []string{
 			"Without a refresh token the sign-in would end within the hour. Nothing was changed; the operator has to correct the provider's settings.",
-		}, ""}
+		}, true, ""}
 	case tokens.ReasonIdentity:
 		return advice{http.StatusForbidden, "Another account signed in", []string{
 			"The sign-in was not used, and what was set up before still holds. Sign in as the mailbox below; a private window helps where the browser picks an account by itself.",
-		}, "Choose another account"}
+		}, true, "Choose another account"}
+	case tokens.ReasonMailServer:
+		return advice{http.StatusForbidden, "The mail server does not let this account in", []string{
+			"The provider does not say who signed in, and the mail server refuses the account for the mailbox below. Nothing was changed. Sign in as exactly this mailbox; if you did, an administrator of the mail server has to look at what it says.",
+		}, true, "Choose another account"}
 	case tokens.ReasonExchange:
 		return advice{http.StatusBadGateway, "The provider could not complete the sign-in", []string{
 			"Nothing was changed. Try again; if it fails again, the operator finds the reason in this server's log.",
-		}, "Try again"}
+		}, false, "Try again"}
 	case tokens.ReasonStorage:
 		return advice{http.StatusInternalServerError, "The sign-in could not be kept", []string{
 			"This server could not store it. Nothing was changed; the operator finds the reason in this server's log.",
-		}, ""}
+		}, false, ""}
 	}
 	return advice{http.StatusInternalServerError, "The sign-in failed", []string{
 		"The operator finds the reason in this server's log.",
-	}, ""}
+	}, false, ""}
 }

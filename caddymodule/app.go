@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
@@ -52,14 +53,13 @@ type App struct {
 	registry registry
 	mailer   *mailer.Mailer
 	guard    *guard
+	memory   budget
 	holdings holdings
 	// pools are the connections that the app's tenants use.
 	pools []*mailer.Pool
 
-	// stop ends the goroutines; nil while none runs. stopped is closed when the
-	// refresher has ended.
-	stop    context.CancelFunc
-	stopped chan struct{}
+	// stop ends the goroutines; nil while none runs.
+	stop context.CancelFunc
 }
 
 // CaddyModule returns the Caddy module information.
@@ -95,7 +95,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.flow = &tokens.Flow{Store: a.store, Keys: keys, Verify: a.verify}
 	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.hooks()}
-	a.guard = newGuard()
+	a.guard, a.memory = newGuard(), newBudget()
 	a.registry.current.Store(s)
 	return nil
 }
@@ -106,29 +106,45 @@ func (a *App) Start() error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	a.stop, a.stopped = cancel, make(chan struct{})
+	a.stop = cancel
 	refresher := &tokens.Refresher{
 		Sources: a.registry.load().sources(),
 		Store:   a.store,
 		Logger:  a.logger,
 	}
-	go func() {
-		defer close(a.stopped)
-		refresher.Run(ctx)
-	}()
-	go a.sweepPools(ctx)
+	go a.guarded(func() { refresher.Run(ctx) })
+	go a.guarded(func() { a.sweepPools(ctx) })
+	go a.guarded(func() { a.nameUnauthorized(ctx) })
 	return nil
+}
+
+// guarded runs the work of a goroutine: a panic in it must not end the web
+// server.
+func (a *App) guarded(work func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.logger.Error("panic in the background", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	work()
+}
+
+// nameUnauthorized logs the accounts that cannot send until a person signs in.
+func (a *App) nameUnauthorized(ctx context.Context) {
+	for _, s := range a.registry.load().sources() {
+		if ctx.Err() == nil && s.Status(ctx).State == tokens.StateUnauthorized {
+			account := s.Account()
+			a.logger.Warn("an account waits for a person to sign in; make the link with the administration's call",
+				"provider", account.Provider, "user", account.User,
+				"call", "POST /accounts/"+account.Provider+"/"+account.User+"/authorize")
+		}
+	}
 }
 
 // sweepEvery is how often connections that were idle too long are closed.
 const sweepEvery = 15 * time.Second
 
 func (a *App) sweepPools(ctx context.Context) {
-	defer func() {
-		if p := recover(); p != nil {
-			a.logger.Error("panic while closing idle connections", "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
@@ -157,10 +173,10 @@ func (a *App) Stop() error {
 	if !caddy.Exiting() {
 		return nil
 	}
-	select {
-	case <-a.stopped:
-	case <-time.After(stopGrace):
-		a.logger.Warn("exiting while tokens are being refreshed")
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	if err := tokens.Wait(ctx); err != nil {
+		a.logger.Warn("exiting while tokens are being refreshed; an account may need a new sign-in")
 	}
 	return nil
 }
@@ -189,7 +205,7 @@ func (a *App) verify(ctx context.Context, account tokens.Account, accessToken st
 	defer cancel()
 	t := users[0]
 	err = t.mail.SignIn(ctx, mailer.Token{
-		User: account.User, Source: fixedToken(accessToken), Mechanism: t.auth.Mechanism,
+		User: t.user, Source: fixedToken(accessToken), Mechanism: t.auth.Mechanism,
 	})
 	var refused *mailer.Error
 	if errors.As(err, &refused) && refused.Stage == mailer.StageAuth && refused.Kind == mailer.KindUnauthorized {
@@ -218,10 +234,19 @@ func (a *App) hooks() mailer.Hooks {
 		},
 		Failed: func(s mailer.Submission, e *mailer.Error, took time.Duration) {
 			a.logger.Warn("message not sent", "id", s.ID, "tenant", s.Tenant, "caller", s.Caller.String(),
-				"stage", string(e.Stage), "kind", e.Kind.String(), "server", e.Server,
-				"reply", e.Reply.String(), "error", e.Error(), "duration", took)
+				"stage", string(e.Stage), "kind", e.Kind.String(), "code", e.Code, "server", e.Server,
+				"reply", e.Reply.String(), "cause", cause(e), "duration", took)
 		},
 	}
+}
+
+// cause is why a message was not sent, unless that was the message: what a
+// caller wrote stays out of the log.
+func cause(e *mailer.Error) string {
+	if e.Err == nil || e.Stage == mailer.StageAccept {
+		return ""
+	}
+	return e.Err.Error()
 }
 
 // parseClient returns an address for a Caller; the zero one where it is none.
@@ -238,4 +263,6 @@ var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+
+	_ caddyfile.Unmarshaler = (*App)(nil)
 )

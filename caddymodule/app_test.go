@@ -70,6 +70,15 @@ func TestConfigErrors(t *testing.T) {
 		{"short key", relay + "key k short r\n", "key k: must have at least 24 characters"},
 		{"key of no tenant", relay + "key k " + secret + " R\n", `key k: there is no tenant "R"`},
 		{"same key twice", relay + "key k " + secret + " r\nkey l " + secret + " r\n", "is the same as key"},
+		{"redirect_base without path", "redirect_base https://a.example\n", "redirect_base: \"https://a.example\" needs a path"},
+		{"redirect_uri elsewhere", base + "provider p {\nissuer https://idp.example\nclient_id c\nservers smtp.example\nredirect_uri https://b.example/cb\n}\n", "must be on the host of redirect_base"},
+		{"redirect_uri with a slash at the end", base + "provider p {\nissuer https://idp.example\nclient_id c\nservers smtp.example\nredirect_uri https://a.example/x/\n}\n", "no slash at the end"},
+		{"redirect_uri of a start page", base + "provider p {\nissuer https://idp.example\nclient_id c\nservers smtp.example\nredirect_uri https://a.example/cb/p/start\n}\n", "is that of a start page"},
+		{"user with a name", base + idp + "tenant a {\nserver smtp.example\nauth oauth p\nuser \"Bob <bob@example.com>\"\n}\n", "must be a plain address"},
+		{"plaintext to a public address", "tenant a {\nserver plaintext://8.8.8.8\nauth none\nfrom a@example.com\n}\n", "8.8.8.8 is a public address"},
+		{"empty password", "tenant a {\nserver smtp.example\nauth password u \"\"\nfrom a@example.com\n}\n", "tenant a, auth: user name or password is empty"},
+		{"two limits for one mailbox", base + idp + "tenant a {\nserver smtp.example\nauth oauth p\nuser a@example.com\n}\ntenant b {\nserver smtp.example\nauth oauth p\nuser A@example.com\nconnections 3\n}\n", "tenant b, connections: tenant a signs in to the same mailbox"},
+		{"key with a space", relay + "key k \"" + secret + " x\" r\n", "key k: has characters"},
 		{"bad encryption key", "encryption_key AAAA\n", "encryption_key, key 1:"},
 		{"name with a slash", "tenant a/b {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n", "tenant a/b: a name has"},
 	}
@@ -271,4 +280,55 @@ func TestReload(t *testing.T) {
 	send(403)
 	load(200)
 	send(200)
+}
+
+// TestOneErrorPerMistake: what follows from a mistake is not reported as well.
+func TestOneErrorPerMistake(t *testing.T) {
+	t.Parallel()
+	err := validateError(t, option(t, "redirect_base https://a.example/cb\nprovider p {\npreset microsoft\nclient_id c\n}\n"+
+		"tenant a {\nauth oauth p\nuser a@example.com\n}\nkey k a-secret-of-24-characters-or-more a\n"))
+	if err == nil || !strings.Contains(err.Error(), "needs a directory") || strings.Contains(err.Error(), "there is no") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+// TestNullInJSON: JSON can say null where the Caddyfile cannot.
+func TestNullInJSON(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"providers", "tenants", "keys"} {
+		err := validateError(t, []byte(`{"apps":{"oauth_mail":{"`+kind+`":{"a":null}}}}`))
+		if err == nil || !strings.Contains(err.Error(), "a: is null") {
+			t.Errorf("%s: got error %v", kind, err)
+		}
+	}
+}
+
+// TestHandlerErrors: handlers that would let anybody in do not load.
+func TestHandlerErrors(t *testing.T) {
+	t.Parallel()
+	const app = "redirect_base https://a.example/cb\ntenant r {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n"
+	tests := []struct{ name, app, directive, want string }{
+		{"no app", "", "oauth_mail send", "needs the global option oauth_mail"},
+		{"send without keys", app, "oauth_mail send", "no key is configured"},
+		{"callback without redirect_base", "tenant r {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n", "oauth_mail callback", "set redirect_base"},
+		{"user around a placeholder", app, "oauth_mail admin {\nuser {http.request.header.X-User}@example.com\n}", "must be one placeholder"},
+		{"user without a placeholder", app, "oauth_mail admin {\nuser bob\n}", "must be one placeholder"},
+		{"roles and no authentication", app, "oauth_mail admin {\nrole viewer *\nallow_unauthenticated\n}", "contradict each other"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			global := ""
+			if tt.app != "" {
+				global = "\toauth_mail {\n" + tt.app + "}\n"
+			}
+			config, err := adapt(t, "{\n\tauto_https off\n\tstorage file_system "+t.TempDir()+"\n"+global+"}\nhttp://127.0.0.1:1 {\n\t"+tt.directive+"\n}\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := validateError(t, config); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got error %v, want one with %q", err, tt.want)
+			}
+		})
+	}
 }

@@ -2,11 +2,9 @@ package caddymodule
 
 import (
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"net/url"
 	"path"
@@ -14,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
@@ -39,29 +36,9 @@ type provider struct {
 	client *tokens.Client
 }
 
-type tenant struct {
-	name   string
-	origin origin
-	// account is whose token signs in; zero with other methods.
-	account tokens.Account
-	auth    Auth
-	server  mailer.Server
-	// authorities is the hash of the certificates that verify the server; zero
-	// for the system's.
-	authorities [sha256.Size]byte
-	from        mailer.Address
-	senders     mailer.Senders
-	senderRules []string
-	connections int
-	// source and mail are set by attach. Source is nil without an account.
-	source *tokens.Source
-	mail   *mailer.Tenant
-}
-
 // apiKey is a key of the send route.
 type apiKey struct {
 	name   string
-	origin origin
 	tenant string
 }
 
@@ -120,8 +97,17 @@ func (b *builder) redirectBase(raw string) {
 		b.errorf("redirect_base: %q must begin with https:// (http:// is for loopback only)", raw)
 		return
 	}
-	u.Path = strings.TrimSuffix(path.Clean("/"+u.Path), "/")
-	u.RawPath = ""
+	u.Path, u.RawPath = path.Clean("/"+u.Path), ""
+	if u.Path == "/" {
+		b.errorf("redirect_base: %q needs a path, such as /oauth/callback: everything below it is for sign-ins", raw)
+		return
+	}
+	host, err := asciiHost(u.Hostname())
+	if err != nil {
+		b.errorf("redirect_base: %q has no valid host", raw)
+		return
+	}
+	u.Host = strings.Replace(u.Host, u.Hostname(), host, 1)
 	b.snapshot.redirectBase = u
 }
 
@@ -191,13 +177,32 @@ func (b *builder) provider(name string, s providerSettings) {
 	}
 	v := &provider{name: name, origin: s.origin, settings: p}
 	b.snapshot.providers[name] = v
-	if p.RedirectURI == "" {
-		b.errorf("%s: set redirect_base, so that people can sign in", at)
+	b.callback(at, v)
+}
+
+// callback enters a provider's redirect URI.
+func (b *builder) callback(at string, p *provider) {
+	base := b.snapshot.redirectBase
+	if base == nil {
+		if b.settings.redirectBase == "" { // else it was reported
+			b.errorf("%s: set redirect_base, so that people can sign in", at)
+		}
 		return
 	}
-	u, err := url.Parse(p.RedirectURI)
-	if err != nil {
-		b.errorf("%s, redirect_uri: %q is no URL", at, p.RedirectURI)
+	u, err := url.Parse(p.settings.RedirectURI)
+	switch {
+	case err != nil:
+		b.errorf("%s, redirect_uri: %q is no URL", at, p.settings.RedirectURI)
+		return
+	case u.Scheme != base.Scheme || u.Host != base.Host:
+		// The cookie that binds a sign-in to its browser is of this host alone.
+		b.errorf("%s, redirect_uri: %s must be on the host of redirect_base, %s://%s", at, p.settings.RedirectURI, base.Scheme, base.Host)
+		return
+	case u.Path != path.Clean("/"+u.Path) || u.Path == "/":
+		b.errorf("%s, redirect_uri: the path %q must have names between single slashes, and no slash at the end", at, u.Path)
+		return
+	case strings.HasPrefix(u.Path, base.Path+"/") && strings.HasSuffix(u.Path, "/"+startSegment):
+		b.errorf("%s, redirect_uri: the path %q is that of a start page", at, u.Path)
 		return
 	}
 	if other, taken := b.snapshot.callbacks[u.Path]; taken {
@@ -206,12 +211,7 @@ func (b *builder) provider(name string, s providerSettings) {
 		b.errorf("%s, redirect_uri: provider %s has the same path", at, other.name)
 		return
 	}
-	b.snapshot.callbacks[u.Path] = v
-}
-
-// newAccount names an account. Mailboxes differ in more than case.
-func newAccount(provider, user string) tokens.Account {
-	return tokens.Account{Provider: provider, User: strings.ToLower(user)}
+	b.snapshot.callbacks[u.Path] = p
 }
 
 func override(s *string, with string) {
@@ -220,124 +220,17 @@ func override(s *string, with string) {
 	}
 }
 
-func (b *builder) tenant(name string, s tenantSettings) {
-	at := "tenant " + name
-	if !namePattern.MatchString(name) {
-		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
-		return
-	}
-	t := &tenant{name: name, origin: s.origin, auth: s.Auth, connections: s.Connections}
-	if t.connections == 0 {
-		t.connections = defaultConnections
-	}
-	p, ok := b.tenantAuth(at, s, t)
-	if !ok {
-		return
-	}
-	address := s.Server
-	if address == "" && p != nil {
-		address = p.settings.Servers[0]
-	}
-	server, err := parseServer(address)
-	if err != nil {
-		b.errorf("%s, server: %w", at, err)
-		return
-	}
-	if p != nil && !p.settings.AllowsServer(server.Host) {
-		b.errorf("%s, server: %s is not among the servers that may see tokens of provider %s (%s); name it there with `servers` if it may",
-			at, server.Host, p.name, strings.Join(p.settings.Servers, ", "))
-	}
-	if s.CAFile != "" {
-		server.RootCAs = x509.NewCertPool()
-		t.authorities = sha256.Sum256(s.authorities)
-		if !server.RootCAs.AppendCertsFromPEM(s.authorities) {
-			b.errorf("%s, ca_file: %s has no certificate in PEM form", at, s.CAFile)
-		}
-	}
-	if b.snapshot.redirectBase != nil {
-		server.LocalName = b.snapshot.redirectBase.Hostname()
-	}
-	t.server = server
-	b.tenantSenders(at, s, t)
-	b.snapshot.tenants[name] = t
-}
-
-// tenantAuth checks how a tenant signs in. It returns the provider whose tokens
-// it uses, if any.
-func (b *builder) tenantAuth(at string, s tenantSettings, t *tenant) (p *provider, ok bool) {
-	switch s.Auth.Method {
-	case "oauth":
-		p = b.snapshot.providers[s.Auth.Provider]
-		if p == nil {
-			b.errorf("%s, auth: there is no provider %q", at, s.Auth.Provider)
-			return nil, false
-		}
-		if s.User == "" {
-			b.errorf("%s, user: missing; it is the mailbox that signs in", at)
-			return nil, false
-		}
-		if _, err := mailer.ParseAddress(s.User); err != nil {
-			b.errorf("%s, user: %w", at, err)
-			return nil, false
-		}
-		t.account = newAccount(p.name, s.User)
-		return p, true
-	case "password", "none":
-		if s.Server == "" {
-			b.errorf("%s, server: missing", at)
-			return nil, false
-		}
-		return nil, true
-	case "":
-		b.errorf("%s, auth: missing; it is `oauth <provider>`, `password <username> <password>` or `none`", at)
-	default:
-		b.errorf("%s, auth: unknown method %q", at, s.Auth.Method)
-	}
-	return nil, false
-}
-
-func (b *builder) tenantSenders(at string, s tenantSettings, t *tenant) {
-	from := s.From
-	if from == "" {
-		from = s.User
-	}
-	rules := s.Senders
-	if from != "" {
-		address, err := mailer.ParseAddress(from)
-		if err != nil {
-			b.errorf("%s, from: %w", at, err)
-			return
-		}
-		t.from = address
-		if len(s.Senders) == 0 {
-			rules = []string{address.Mailbox()}
-			if s.User != "" && !strings.EqualFold(s.User, address.Mailbox()) {
-				rules = append(rules, s.User)
-			}
-		}
-	}
-	if len(rules) == 0 {
-		b.errorf("%s, senders: missing; name the addresses that may send, or give `from`", at)
-		return
-	}
-	senders, err := mailer.ParseSenders(rules...)
-	if err != nil {
-		b.errorf("%s, senders: %w", at, err)
-		return
-	}
-	if from != "" && !senders.Allows(t.from) {
-		b.errorf("%s, from: %s is not among the tenant's senders", at, t.from.Mailbox())
-	}
-	t.senders, t.senderRules = senders, rules
-}
-
 func (b *builder) key(name string, s keySettings) {
 	at := "key " + name
+	key := strings.TrimRight(s.Key.Key, "\r\n") // as files end
 	switch {
 	case !namePattern.MatchString(name):
 		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
 		return
-	case len(s.Key.Key) < minKeyLength:
+	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
+		b.errorf("%s: has characters that no header can carry; use letters, digits and signs", at)
+		return
+	case len(key) < minKeyLength:
 		b.errorf("%s: must have at least %d characters, such as `openssl rand -base64 32` prints", at, minKeyLength)
 		return
 	}
@@ -345,45 +238,12 @@ func (b *builder) key(name string, s keySettings) {
 		b.errorf("%s: there is no tenant %q", at, s.Tenant)
 		return
 	}
-	hash := sha256.Sum256([]byte(s.Key.Key))
+	hash := sha256.Sum256([]byte(key))
 	if other, taken := b.snapshot.keys[hash]; taken {
 		b.errorf("%s: is the same as key %s", at, other.name)
 		return
 	}
-	b.snapshot.keys[hash] = &apiKey{name: name, origin: s.origin, tenant: s.Tenant}
-}
-
-// parseServer reads `[scheme://]host[:port]`.
-func parseServer(s string) (mailer.Server, error) {
-	server := mailer.Server{Security: mailer.StartTLS}
-	port := "587"
-	rest := s
-	if scheme, after, found := strings.Cut(s, "://"); found {
-		rest = after
-		switch scheme {
-		case "smtp":
-		case "smtps":
-			server.Security, port = mailer.ImplicitTLS, "465"
-		case "plaintext":
-			server.Security, port = mailer.Plaintext, "25"
-		default:
-			return server, fmt.Errorf("unknown scheme %q: write smtps:// for TLS from the start, plaintext:// for none, or no scheme for STARTTLS", scheme)
-		}
-	}
-	host := rest
-	if h, p, err := net.SplitHostPort(rest); err == nil {
-		host, port = h, p
-	}
-	host = strings.Trim(host, "[]")
-	n, err := net.LookupPort("tcp", port)
-	if err != nil || n < 1 {
-		return server, fmt.Errorf("%q has no valid port", s)
-	}
-	if host == "" || strings.ContainsAny(host, "/ @?#") {
-		return server, fmt.Errorf("%q must be [smtps://|plaintext://]host[:port]", s)
-	}
-	server.Host, server.Port = strings.ToLower(host), n
-	return server, nil
+	b.snapshot.keys[hash] = &apiKey{name: name, tenant: s.Tenant}
 }
 
 func isLoopback(host string) bool {

@@ -73,8 +73,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	return parseBlock(d, words{
-		"redirect_base":  single(text(&a.RedirectBase)),
-		"encryption_key": single(list(&a.EncryptionKeys)),
+		"redirect_base":  single(unset(a.RedirectBase == "", text(&a.RedirectBase))),
+		"encryption_key": single(unset(len(a.EncryptionKeys) == 0, list(&a.EncryptionKeys))),
 		"provider":       many(named(&a.Providers, parseProvider)),
 		"tenant":         many(named(&a.Tenants, parseTenant)),
 		"key":            many(a.parseKey),
@@ -119,6 +119,7 @@ func (a *Auth) unmarshal(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	a.Method = args[0]
+	const usage = "wrong arguments: want auth oauth <provider> [xoauth2|oauthbearer], auth password <username> <password>, or auth none"
 	switch {
 	case a.Method == "oauth" && (len(args) == 2 || len(args) == 3):
 		a.Provider = args[1]
@@ -132,7 +133,7 @@ func (a *Auth) unmarshal(d *caddyfile.Dispenser) error {
 		a.Username, a.Password = args[1], args[2]
 	case a.Method == "none" && len(args) == 1:
 	case slices.Contains([]string{"oauth", "password", "none"}, a.Method):
-		return d.ArgErr()
+		return d.Err(usage)
 	default:
 		return d.Errf("unrecognized auth method %s: must be oauth, password or none", a.Method)
 	}
@@ -161,7 +162,7 @@ func (t *Tenant) parseFrom(d *caddyfile.Dispenser) error {
 func (a *App) parseKey(d *caddyfile.Dispenser) error {
 	var name, key, tenant string
 	if !d.Args(&name, &key, &tenant) || d.NextArg() {
-		return d.ArgErr()
+		return d.Err("wrong arguments: want key <name> <key> <tenant>")
 	}
 	if _, taken := a.Keys[name]; taken {
 		return d.Errf("duplicate key '%s'", name)
@@ -192,7 +193,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // directive name
 	if !d.Args(&h.Endpoint) || d.NextArg() {
-		return d.ArgErr()
+		return d.Err("wrong arguments: want oauth_mail [<matcher>] send|callback|admin")
 	}
 	if !slices.Contains(endpoints, h.Endpoint) {
 		return d.Errf("unrecognized endpoint %s: must be one of %s", h.Endpoint, strings.Join(endpoints, ", "))
@@ -211,7 +212,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (h *Handler) parseRole(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 2 {
-		return d.ArgErr()
+		return d.Err("wrong arguments: want role viewer|operator|admin <user>...")
 	}
 	if h.Roles == nil {
 		h.Roles = make(map[string]string)

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -154,6 +155,10 @@ func TestRepeatedOptionMerges(t *testing.T) {
 	if want := `{"apps":{"oauth_mail":{"tenants":{"a":{"auth":{"method":"none"}},"b":{"auth":{"method":"none"}}}}}}`; string(out) != want {
 		t.Errorf("got %s, want %s", out, want)
 	}
+	_, err = adapt(t, "{\n\toauth_mail {\n\t\tredirect_base a\n\t}\n\toauth_mail {\n\t\tredirect_base b\n\t}\n}\n")
+	if err == nil || !strings.Contains(err.Error(), "duplicate redirect_base: another oauth_mail block has it, at Caddyfile:6") {
+		t.Errorf("got error %v for redirect_base in two blocks", err)
+	}
 	_, err = adapt(t, "{\n\toauth_mail {\n\t\ttenant a {\n\t\t}\n\t}\n\toauth_mail {\n\t\ttenant a {\n\t\t}\n\t}\n}\n")
 	if err == nil || !strings.Contains(err.Error(), "duplicate tenant 'a', at Caddyfile:7") {
 		t.Errorf("got error %v for a tenant in two blocks", err)
@@ -211,4 +216,55 @@ func validateError(t *testing.T, config []byte) error {
 		t.Fatal(err)
 	}
 	return caddy.Validate(&c)
+}
+
+var fencedCaddyfile = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
+
+// TestDocs holds the configurations in the documentation to what Caddy takes. A
+// block that is no whole Caddyfile stands for what goes into a site, if it has
+// our directive, or into the global option.
+func TestDocs(t *testing.T) {
+	t.Setenv("M365_CLIENT_ID", "dummy")
+	t.Setenv("WEBSHOP_KEY", "dummy-key-with-24-characters")
+	t.Setenv("ADMIN_PASSWORD_HASH", "$2a$10$HOdM9z9ZOHxdSzkvNIka0upEG7VxoVvVHpg.tkAMJlUD8x9EKJzy6")
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("dummy"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := 0
+	for _, file := range append(files, "../README.md") {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range fencedCaddyfile.FindAllStringSubmatch(string(data), -1) {
+			config := m[1]
+			if formatted := string(caddyfile.Format([]byte(config))); formatted != config {
+				t.Errorf("%s: not formatted:\n%s", file, cmp.Diff(config, formatted))
+			}
+			switch {
+			case strings.HasPrefix(config, "{"):
+				whole++
+			case strings.Contains(config, "oauth_mail "):
+				config = "http://localhost {\n" + config + "}\n"
+			default:
+				config = "{\n\toauth_mail {\n" + config + "\n\t}\n}\n"
+			}
+			out, err := adapt(t, config)
+			if err != nil {
+				t.Errorf("%s: %v\n%s", file, err, config)
+				continue
+			}
+			if strings.HasPrefix(m[1], "{") {
+				validate(t, bytes.ReplaceAll(out, []byte("/run/secrets/m365_secret"), []byte(secret)))
+			}
+		}
+	}
+	if whole == 0 {
+		t.Error("the documentation has no whole Caddyfile")
+	}
 }

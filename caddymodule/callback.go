@@ -71,10 +71,7 @@ var crossOrigin = http.NewCrossOriginProtection()
 func (h *Handler) startSignIn(w http.ResponseWriter, r *http.Request, s *snapshot, p *provider) {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
-		ticket, err := h.app.flow.OpenTicket(r.URL.Query().Get("ticket"))
-		if err == nil && ticket.Account.Provider != p.name {
-			err = &tokens.FlowError{Reason: tokens.ReasonTicket}
-		}
+		ticket, err := h.openTicket(r.URL.Query().Get("ticket"), p)
 		if err != nil {
 			h.signInFailed(w, s, p, err)
 			return
@@ -93,6 +90,15 @@ func (h *Handler) startSignIn(w http.ResponseWriter, r *http.Request, s *snapsho
 		w.Header().Set("Allow", "GET, HEAD, POST")
 		(&page{Title: "That does not work here"}).write(w, http.StatusMethodNotAllowed)
 	}
+}
+
+// openTicket reads a ticket that came to a provider's start page.
+func (h *Handler) openTicket(sealed string, p *provider) (tokens.Ticket, error) {
+	ticket, err := h.app.flow.OpenTicket(sealed)
+	if err == nil && ticket.Account.Provider != p.name {
+		err = &tokens.FlowError{Reason: tokens.ReasonTicket}
+	}
+	return ticket, err
 }
 
 func startPage(s *snapshot, p *provider, t tokens.Ticket, sealed string) *page {
@@ -115,10 +121,7 @@ func startPage(s *snapshot, p *provider, t tokens.Ticket, sealed string) *page {
 const maxCookies = 5
 
 func (h *Handler) begin(w http.ResponseWriter, r *http.Request, s *snapshot, p *provider) {
-	ticket, err := h.app.flow.OpenTicket(r.PostFormValue("ticket"))
-	if err == nil && ticket.Account.Provider != p.name {
-		err = &tokens.FlowError{Reason: tokens.ReasonTicket}
-	}
+	ticket, err := h.openTicket(r.PostFormValue("ticket"), p)
 	if err != nil {
 		h.signInFailed(w, s, p, err)
 		return
@@ -129,13 +132,14 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, s *snapshot, p *
 		return
 	}
 	prefix, secure := cookieShape(s)
-	count := 0
+	var names []string // of sign-ins under way, the oldest first (RFC 6265, section 5.4)
 	for _, c := range r.Cookies() {
 		if strings.HasPrefix(c.Name, prefix+tokens.CookiePrefix) {
-			if count++; count >= maxCookies {
-				dropCookie(w, c.Name, secure)
-			}
+			names = append(names, c.Name)
 		}
+	}
+	for ; len(names) >= maxCookies; names = names[1:] {
+		dropCookie(w, names[0], secure)
 	}
 	http.SetCookie(w, &http.Cookie{ // #nosec G124 -- secure wherever the site is
 		Name: prefix + begun.CookieName, Value: begun.CookieValue, Path: "/", MaxAge: int(time.Until(begun.Expires).Seconds()),
@@ -176,27 +180,44 @@ func (h *Handler) finishSignIn(w http.ResponseWriter, r *http.Request, s *snapsh
 		sealed = c.Value
 		dropCookie(w, name, secure)
 	}
-	t, err := h.app.flow.Complete(r.Context(), p.client, query, sealed)
+	done, err := h.app.flow.Complete(r.Context(), p.client, query, sealed)
 	if err != nil {
 		h.signInFailed(w, s, p, err)
 		return
 	}
+	t := done.Token
 	if source, _, err := s.account(t.Account); err == nil {
 		source.Adopt(t)
 		s.drain(t.Account)
 	}
 	h.logger.Info("account authorized", "provider", t.Account.Provider, "user", t.Account.User, "by", t.AuthorizedBy)
-	(&page{
+	donePage(p, t, done.Doubt).write(w, http.StatusOK)
+}
+
+// donePage says that a sign-in is done, and whether mail will flow.
+func donePage(p *provider, t *tokens.Token, doubt error) *page {
+	pg := &page{
 		Title: t.Account.User + " is connected",
 		Text:  []string{"This server can now send mail in its name, and keeps the sign-in alive by itself. You may close this page."},
 		Facts: []fact{{"Mailbox", t.Account.User}, {"Provider", p.settings.Title()}},
-	}).write(w, http.StatusOK)
+	}
+	switch {
+	case errors.Is(doubt, tokens.ErrRefused):
+		pg.Title = t.Account.User + " is signed in, but the mail server refuses it"
+		pg.Text = []string{
+			"The sign-in is kept; it need not be repeated. Mail will flow as soon as an administrator of the mail server has put right what it says below: often the mailbox has no licence, or sending by SMTP is switched off for it or for the organization.",
+			capitalized(doubt.Error()) + ".",
+		}
+	case doubt != nil:
+		pg.Text = append(pg.Text, "The mail server could not be asked whether it lets the mailbox in. Send a test mail.")
+	}
+	return pg
 }
 
 // signInFailed says why a sign-in ended and what to do about it.
 func (h *Handler) signInFailed(w http.ResponseWriter, s *snapshot, p *provider, err error) {
-	var f *tokens.FlowError
-	if !errors.As(err, &f) {
+	f, ok := errors.AsType[*tokens.FlowError](err)
+	if !ok {
 		f = &tokens.FlowError{Reason: tokens.ReasonStorage, Err: err}
 	}
 	h.logger.Warn("sign-in failed", "provider", p.name, "user", f.Account.User, "reason", string(f.Reason), "error", err)
@@ -205,23 +226,19 @@ func (h *Handler) signInFailed(w http.ResponseWriter, s *snapshot, p *provider, 
 	if f.Account.User != "" {
 		pg.Facts = []fact{{"Mailbox", f.Account.User}, {"Provider", p.settings.Title()}}
 	}
-	var e *tokens.Error
+	e, _ := errors.AsType[*tokens.Error](f.Err)
 	switch {
-	case errors.As(f.Err, &e) && (e.Code != "" || e.Description != ""):
+	case e != nil && (e.Code != "" || e.Description != ""):
 		pg.Said = strings.TrimSpace(e.Code + " " + e.Description)
-	case f.Err != nil && (f.Reason == tokens.ReasonIdentity || f.Reason == tokens.ReasonScope || f.Reason == tokens.ReasonRefresh):
+	case f.Err != nil && advice.details:
 		pg.Text = append(pg.Text, capitalized(f.Err.Error())+".")
 	}
-	// Whoever got this far had a ticket and an unspent sign-in: a new try is
-	// theirs. After an expiry the operator has to ask again.
-	if advice.again != "" && f.Account.User != "" {
-		prompt := ""
-		if f.Reason == tokens.ReasonIdentity {
-			prompt = "select_account"
-		}
-		if ticket, _, err := h.app.flow.NewTicket(f.Account, "", prompt); err == nil {
-			pg.Form = &pageForm{Action: s.redirectBase.JoinPath(p.name, startSegment).Path, Ticket: ticket, Button: advice.again}
-		}
+	prompt := ""
+	if f.Reason == tokens.ReasonIdentity {
+		prompt = "select_account"
+	}
+	if ticket, _, ok := h.app.flow.Renew(f, prompt); ok && advice.again != "" {
+		pg.Form = &pageForm{Action: s.redirectBase.JoinPath(p.name, startSegment).Path, Ticket: ticket, Button: advice.again}
 	}
 	pg.write(w, advice.status)
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -21,27 +19,35 @@ type emailRequest struct {
 // Limits of a request, beside that of its size.
 const (
 	maxRecipients  = 100
+	maxReplyTo     = 10
 	maxHeaders     = 50
+	maxHeaderBytes = 64 << 10
 	maxAttachments = 50
 	maxTags        = 20
+	// maxWarnings bounds an answer; what a program does wrong it mostly does
+	// often.
+	maxWarnings = 20
 )
 
 // parseEmail reads the JSON body of `POST /emails`. The error is a [*problem],
 // or a [*mailer.Error] that names the field.
 func parseEmail(body []byte) (*emailRequest, error) {
+	if err := checkText(body); err != nil {
+		return nil, err
+	}
 	m := new(mailer.Message)
 	r := &emailRequest{message: m}
-	var to, cc, bcc, replyTo stringList
-	var from *string
+	var from, subject *string
+	var to, cc, bcc, replyTo []string
 	err := decodeObject(body, "", fields{
-		"from":         decodeInto(&from),
-		"to":           decodeInto(&to),
-		"cc":           decodeInto(&cc),
-		"bcc":          decodeInto(&bcc),
-		"reply_to":     decodeInto(&replyTo),
-		"subject":      decodeInto(&m.Subject),
-		"text":         decodeInto(&m.Text),
-		"html":         decodeInto(&m.HTML),
+		"from":         decodePresent(&from),
+		"to":           decodeTexts(&to, maxRecipients),
+		"cc":           decodeTexts(&cc, maxRecipients),
+		"bcc":          decodeTexts(&bcc, maxRecipients),
+		"reply_to":     decodeTexts(&replyTo, maxReplyTo),
+		"subject":      decodePresent(&subject),
+		"text":         decodeText(&m.Text),
+		"html":         decodeText(&m.HTML),
 		"headers":      r.decodeHeaders,
 		"attachments":  r.decodeAttachments,
 		"tags":         decodeTags,
@@ -60,7 +66,7 @@ func parseEmail(body []byte) (*emailRequest, error) {
 	}
 	for _, f := range []struct {
 		name string
-		list stringList
+		list []string
 		into *[]mailer.Address
 	}{{"to", to, &m.To}, {"cc", cc, &m.Cc}, {"bcc", bcc, &m.Bcc}, {"reply_to", replyTo, &m.ReplyTo}} {
 		if *f.into, err = parseAddresses(f.name, f.list); err != nil {
@@ -71,14 +77,18 @@ func parseEmail(body []byte) (*emailRequest, error) {
 		return nil, missing("to")
 	}
 	if n := len(m.To) + len(m.Cc) + len(m.Bcc); n > maxRecipients {
-		return nil, invalid("to", "too_many_recipients", "%d recipients are more than the %d that one message may have", n, maxRecipients)
+		return nil, invalid("to", "too_many", "%d recipients are more than the %d that one message may have", n, maxRecipients)
 	}
+	if subject == nil {
+		return nil, missing("subject")
+	}
+	m.Subject = *subject
 	return r, nil
 }
 
 // parseAddresses reads a field of addresses. Each entry holds one, so that
 // `a@b, c@d` in one string is never taken for something it may not be.
-func parseAddresses(field string, list stringList) ([]mailer.Address, error) {
+func parseAddresses(field string, list []string) ([]mailer.Address, error) {
 	var out []mailer.Address
 	for i, s := range list {
 		a, err := mailer.ParseAddress(s)
@@ -105,10 +115,11 @@ func fieldError(field string, err error) error {
 }
 
 func (r *emailRequest) decodeHeaders(path string, raw json.RawMessage) error {
-	count := 0
+	count, size := 0, 0
 	return decodeObject(raw, path, nil, func(path, name string, raw json.RawMessage) error {
-		if count++; count > maxHeaders {
-			return invalid(path, "too_many_headers", "there are more than %d headers", maxHeaders)
+		count++
+		if size += len(name) + len(raw); count > maxHeaders || size > maxHeaderBytes {
+			return invalid("headers", "too_many", "there are more than %d, or they are larger than %d KiB", maxHeaders, maxHeaderBytes>>10)
 		}
 		var value string
 		if err := json.Unmarshal(raw, &value); err != nil {
@@ -118,32 +129,17 @@ func (r *emailRequest) decodeHeaders(path string, raw json.RawMessage) error {
 			}
 			value = number.String()
 		}
-		switch {
-		case strings.EqualFold(name, "Message-ID"):
-			r.message.MessageID = value // in place of ours
-		case mailer.ClassifyHeader(name) == mailer.HeaderStructural:
-			r.warnings = append(r.warnings, "the header "+name+" is made by this server; yours was dropped")
-		default: // Compose says what is wrong with a malformed one
-			r.message.Headers = append(r.message.Headers, mailer.HeaderField{Name: name, Value: value})
+		if mailer.ClassifyHeader(name) == mailer.HeaderStructural {
+			r.warn("the header " + name + " is made by this server; yours was dropped")
+			return nil
 		}
-		return nil
+		r.message.Headers = append(r.message.Headers, mailer.HeaderField{Name: name, Value: value})
+		return nil // Compose says what is wrong with a malformed one
 	})
 }
 
 func (r *emailRequest) decodeAttachments(path string, raw json.RawMessage) error {
-	var list []json.RawMessage
-	if err := json.Unmarshal(raw, &list); err != nil {
-		return badJSON(path, "must be a list of objects")
-	}
-	if len(list) > maxAttachments {
-		return invalid(path, "too_many_attachments", "%d attachments are more than the %d that one message may have", len(list), maxAttachments)
-	}
-	for i, raw := range list {
-		if err := r.decodeAttachment(fmt.Sprintf("%s[%d]", path, i), raw); err != nil {
-			return err
-		}
-	}
-	return nil
+	return decodeList(raw, path, maxAttachments, r.decodeAttachment)
 }
 
 func (r *emailRequest) decodeAttachment(path string, raw json.RawMessage) error {
@@ -152,41 +148,32 @@ func (r *emailRequest) decodeAttachment(path string, raw json.RawMessage) error 
 	var content []byte
 	found := false
 	err := decodeObject(raw, path, fields{
-		"filename":            decodeInto(&a.Filename),
-		"content_type":        decodeInto(&a.ContentType),
-		"content_id":          decodeInto(&a.ContentID),
-		"inline_content_id":   decodeInto(&inlineID),
-		"content_disposition": decodeInto(&disposition),
+		"filename":            decodeText(&a.Filename),
+		"content_type":        decodeText(&a.ContentType),
+		"content_id":          decodeText(&a.ContentID),
+		"inline_content_id":   decodeText(&inlineID),
+		"content_disposition": decodeText(&disposition),
 		"content": func(path string, raw json.RawMessage) (err error) {
 			found = true
 			content, err = decodeBytes(path, raw)
 			return err
 		},
 		"path": func(path string, _ json.RawMessage) error {
-			return &problem{
-				status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "remote_attachment", field: path,
-				message: "This server fetches no attachments from elsewhere. Send the file itself in `content`, in base64.",
-			}
+			return badAttachment(path, "remote_attachment", "This server fetches no attachments from elsewhere. Send the file itself in `content`, in base64.")
 		},
 	}, r.unknown)
 	if err != nil {
 		return err
 	}
 	if !found {
-		return &problem{
-			status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "missing_content", field: path,
-			message: "The attachment has no `content`.",
-		}
+		return badAttachment(path, "missing_content", "The attachment has no `content`.")
 	}
 	if a.ContentID == "" {
 		a.ContentID = inlineID
 	}
 	a.Inline = disposition == "inline" || disposition == "" && a.ContentID != ""
 	if disposition != "" && disposition != "inline" && disposition != "attachment" {
-		return &problem{
-			status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_disposition", field: path + ".content_disposition",
-			message: "content_disposition must be attachment or inline.",
-		}
+		return badAttachment(path+".content_disposition", "bad_disposition", "content_disposition must be attachment or inline.")
 	}
 	a.Source = mailer.Bytes(content)
 	r.message.Attachments = append(r.message.Attachments, a)
@@ -196,10 +183,7 @@ func (r *emailRequest) decodeAttachment(path string, raw json.RawMessage) error 
 // decodeBytes reads the content of an attachment: base64, a list of byte values,
 // or what Node makes of a Buffer. Official SDKs send all three.
 func decodeBytes(path string, raw json.RawMessage) ([]byte, error) {
-	bad := &problem{
-		status: http.StatusUnprocessableEntity, name: nameInvalidAttachment, code: "bad_content", field: path,
-		message: "The content of an attachment must be base64, a list of byte values, or a Buffer object.",
-	}
+	bad := badAttachment(path, "bad_content", "The content of an attachment must be base64, a list of byte values, or a Buffer object.")
 	switch {
 	case len(raw) > 0 && raw[0] == '"':
 		var text string
@@ -258,22 +242,22 @@ func decodeByteList(raw json.RawMessage, bad error) ([]byte, error) {
 // decodeTags checks tags. They are for lists and statistics, not for the
 // message.
 func decodeTags(path string, raw json.RawMessage) error {
-	var list []json.RawMessage
-	if err := json.Unmarshal(raw, &list); err != nil {
-		return badJSON(path, "must be a list of objects")
+	return decodeList(raw, path, maxTags, func(path string, raw json.RawMessage) error {
+		return decodeObject(raw, path, nil, func(string, string, json.RawMessage) error { return nil })
+	})
+}
+
+// decodePresent reads a string and notes that it is there.
+func decodePresent(s **string) decoder {
+	return func(path string, raw json.RawMessage) error {
+		*s = new(string)
+		return decodeText(*s)(path, raw)
 	}
-	if len(list) > maxTags {
-		return invalid(path, "too_many_tags", "there are more than %d tags", maxTags)
-	}
-	return nil
 }
 
 // unsupported refuses a field that would change what is sent.
 func unsupported(why string) decoder {
-	return func(path string, raw json.RawMessage) error {
-		if string(raw) == "null" {
-			return nil
-		}
+	return func(path string, _ json.RawMessage) error {
 		return invalid(path, "unsupported", "%s", why)
 	}
 }
@@ -281,16 +265,23 @@ func unsupported(why string) decoder {
 // ignored drops a field with a warning.
 func (r *emailRequest) ignored(warning string) decoder {
 	return func(string, json.RawMessage) error {
-		r.warnings = append(r.warnings, warning)
+		r.warn(warning)
 		return nil
 	}
 }
 
 // unknown drops a field that is not known, with a warning: SDKs send fields that
-// are newer than this server. One that only differs in case is refused, since it
-// was meant to count.
-func (r *emailRequest) unknown(path, name string, _ json.RawMessage) error {
-	r.warnings = append(r.warnings, fmt.Sprintf("the field %.100q is not known and was ignored", path))
-	r.warnings = slices.Compact(r.warnings)
+// are newer than this server.
+func (r *emailRequest) unknown(path, _ string, _ json.RawMessage) error {
+	r.warn(fmt.Sprintf("the field %q is not known and was ignored", path))
 	return nil
+}
+
+func (r *emailRequest) warn(warning string) {
+	switch n := len(r.warnings); {
+	case n < maxWarnings:
+		r.warnings = append(r.warnings, warning)
+	case n == maxWarnings:
+		r.warnings = append(r.warnings, "there are more warnings like these")
+	}
 }

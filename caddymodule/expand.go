@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -97,14 +99,21 @@ func (a *App) expand() (settings, error) {
 		keys:         make(map[string]keySettings, len(a.Keys)),
 	}
 	e.text("redirect_base", &s.redirectBase)
-	for name, p := range a.Providers {
-		s.providers[name] = providerSettings{Provider: e.provider(name, *p), origin: originFile}
+	for _, name := range slices.Sorted(maps.Keys(a.Providers)) {
+		if p := a.Providers[name]; e.present("provider "+name, p != nil) {
+			s.providers[name] = providerSettings{Provider: e.provider(*p), origin: originFile}
+		}
 	}
-	for name, t := range a.Tenants {
-		s.tenants[name] = e.tenant(name, *t)
+	for _, name := range slices.Sorted(maps.Keys(a.Tenants)) {
+		if t := a.Tenants[name]; e.present("tenant "+name, t != nil) {
+			s.tenants[name] = e.tenant(*t)
+		}
 	}
-	for name, k := range a.Keys {
-		e.place = "key " + name
+	for _, name := range slices.Sorted(maps.Keys(a.Keys)) {
+		k := a.Keys[name]
+		if !e.present("key "+name, k != nil) {
+			continue
+		}
 		key := *k
 		e.secret("key", &key.Key)
 		e.text("tenant", &key.Tenant)
@@ -113,8 +122,16 @@ func (a *App) expand() (settings, error) {
 	return s, errors.Join(e.errs...)
 }
 
-func (e *expander) provider(name string, p Provider) Provider {
-	e.place = "provider " + name
+// present begins a block. In JSON it may be null.
+func (e *expander) present(place string, ok bool) bool {
+	e.place = place
+	if !ok {
+		e.errs = append(e.errs, fmt.Errorf("%s: is null", place))
+	}
+	return ok
+}
+
+func (e *expander) provider(p Provider) Provider {
 	e.text("display_name", &p.DisplayName)
 	e.text("preset", &p.Preset)
 	e.text("directory", &p.Directory)
@@ -138,9 +155,10 @@ func (e *expander) provider(name string, p Provider) Provider {
 	return p
 }
 
-func (e *expander) tenant(name string, t Tenant) tenantSettings {
-	e.place = "tenant " + name
+func (e *expander) tenant(t Tenant) tenantSettings {
 	e.text("server", &t.Server)
+	e.text("auth", &t.Auth.Method)
+	e.text("auth", &t.Auth.Mechanism)
 	e.text("auth", &t.Auth.Provider)
 	e.text("auth", &t.Auth.Username)
 	e.secret("auth", &t.Auth.Password)

@@ -49,6 +49,17 @@ func parseBlock(d *caddyfile.Dispenser, w words) error {
 	return nil
 }
 
+// unset is parse for a word that another block may have had: the blocks merge,
+// and one of the values would be lost.
+func unset(unset bool, parse func(*caddyfile.Dispenser) error) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		if !unset {
+			return d.Errf("duplicate %s: another oauth_mail block has it", d.Val())
+		}
+		return parse(d)
+	}
+}
+
 // text takes one argument.
 func text(s *string) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -91,6 +93,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if h.User == "" {
 			h.User = "{http.auth.user.id}"
 		}
+		if !onePlaceholder.MatchString(h.User) {
+			// Any text around it would make a user out of nobody.
+			return fmt.Errorf("oauth_mail admin: user %q must be one placeholder and nothing else, such as {http.auth.user.id}", h.User)
+		}
+		if h.AllowUnauthenticated && len(h.Roles) > 0 {
+			return errors.New("oauth_mail admin: role and allow_unauthenticated contradict each other: whoever does not sign in would be an administrator")
+		}
 		for user, role := range h.Roles {
 			if _, ok := roleRank[role]; !ok {
 				return fmt.Errorf("oauth_mail admin: user %s has the unknown role %q", user, role)
@@ -110,6 +119,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	return h.serve(w, r, next)
 }
+
+// onePlaceholder is a placeholder and nothing else.
+var onePlaceholder = regexp.MustCompile(`^\{[^{}\s]+\}$`)
 
 // passOn hands a request for an unknown path to the next handler. If nothing
 // answers there, it answers 404: Caddy's own answer would be an empty 200, which
@@ -148,6 +160,11 @@ func (n *answerNoter) ReadFrom(r io.Reader) (int64, error) {
 	return n.ResponseWriterWrapper.ReadFrom(r)
 }
 
+func (n *answerNoter) FlushError() error {
+	n.answered = true
+	return http.NewResponseController(n.ResponseWriter).Flush()
+}
+
 func (n *answerNoter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	n.answered = true
 	return http.NewResponseController(n.ResponseWriter).Hijack()
@@ -173,4 +190,5 @@ func requestID(r *http.Request) string {
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddyfile.Unmarshaler       = (*Handler)(nil)
 )

@@ -34,7 +34,7 @@ func (a *App) keyRing() (func() (*tokens.KeyRing, error), error) {
 }
 
 func (a *App) configuredKeys() (*tokens.KeyRing, error) {
-	e := &expander{replacer: caddy.NewReplacer(), logger: a.logger}
+	e := &expander{replacer: caddy.NewReplacer(), logger: a.logger, place: "oauth_mail"}
 	var keys [][]byte
 	for i, text := range a.EncryptionKeys {
 		word := fmt.Sprintf("encryption_key, key %d", i+1)
@@ -98,10 +98,13 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
-	if err := os.Link(f.Name(), name); errors.Is(err, fs.ErrExist) {
+	switch err := os.Link(f.Name(), name); {
+	case errors.Is(err, fs.ErrExist):
 		return os.ReadFile(name)
-	} else if err != nil {
-		return nil, err
+	case err != nil: // some file systems have no links; they seldom have two instances
+		if err := os.Rename(f.Name(), name); err != nil {
+			return nil, err
+		}
 	}
 	if err := syncFolder(filepath.Dir(name)); err != nil {
 		return nil, err

@@ -161,14 +161,14 @@ type answer struct {
 	body   string
 }
 
-// do sends a request as it is, without cleaning its path.
+// do sends a request as it is, without cleaning its path. It may be called from
+// any goroutine; an answer with status 0 says why there was none.
 func (p *caddyProcess) do(method, target string, header map[string]string, body string) answer {
-	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, p.URL, strings.NewReader(body))
 	if err != nil {
-		p.t.Fatal(err)
+		return answer{body: err.Error()}
 	}
 	path, query, _ := strings.Cut(target, "?")
 	req.URL.Opaque, req.URL.RawQuery = path, query
@@ -181,12 +181,12 @@ func (p *caddyProcess) do(method, target string, header map[string]string, body 
 	req.Close = true // a reload ends idle connections
 	resp, err := (&http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}).Do(req)
 	if err != nil {
-		p.t.Fatal(err)
+		return answer{body: err.Error()}
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		p.t.Fatal(err)
+		return answer{body: err.Error()}
 	}
 	return answer{resp.StatusCode, resp.Header, string(data)}
 }

@@ -36,29 +36,29 @@ func (a *App) attach(s *snapshot) error {
 }
 
 func (a *App) attachTenant(s *snapshot, t *tenant, sources map[tokens.Account]*tokens.Source) error {
+	registration := ""
 	if t.account != (tokens.Account{}) {
 		p := s.providers[t.account.Provider]
 		source := sources[t.account]
 		if source == nil {
-			cell, err := a.holdings.cell(cellKey(digest("cell", t.account, p.settings.Issuer, p.settings.TokenEndpoint,
-				p.settings.ClientID, fmt.Sprintf("%T %v", a.storage, a.storage))))
+			cell, err := a.holdings.cell(cellKey(digest("cell", t.account, p.settings.Registration(), storageName(a.storage))))
 			if err != nil {
 				return err
 			}
 			source = tokens.NewSource(t.account, p.client, a.store, cell, tokens.SourceOptions{Logger: a.logger})
 			sources[t.account] = source
 		}
-		t.source = source
+		t.source, registration = source, p.settings.Registration()
 	}
 	server := t.server
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", server.Host, server.Port, server.Security, server.LocalName,
-		t.authorities, t.auth, t.account, t.connections)), t.connections)
+		t.authorities, t.auth, t.account, registration, t.connections)), t.connections)
 	if err != nil {
 		return err
 	}
 	a.pools = append(a.pools, pool)
 	if server.Security == mailer.Plaintext {
-		a.logger.Warn("this tenant speaks to its mail server without encryption; mails and tokens can be read on the way",
+		a.logger.Warn("this tenant speaks to its mail server without encryption; mails, passwords and tokens can be read on the way",
 			"tenant", t.name, "server", server.Host)
 	}
 	t.mail = &mailer.Tenant{
@@ -71,11 +71,19 @@ func (a *App) attachTenant(s *snapshot, t *tenant, sources map[tokens.Account]*t
 	return nil
 }
 
+// storageName tells storages apart, as far as they tell their names.
+func storageName(s any) string {
+	if named, ok := s.(fmt.Stringer); ok {
+		return named.String()
+	}
+	return fmt.Sprintf("%T", s)
+}
+
 // authenticator returns how the tenant signs in.
 func (t *tenant) authenticator() mailer.Authenticator {
 	switch t.auth.Method {
 	case "oauth":
-		return mailer.Token{User: t.account.User, Source: t.source, Mechanism: t.auth.Mechanism}
+		return mailer.Token{User: t.user, Source: t.source, Mechanism: t.auth.Mechanism}
 	case "password":
 		return mailer.Password{User: t.auth.Username, Password: t.auth.Password}
 	}

@@ -50,6 +50,12 @@ type problem struct {
 
 func (p *problem) Error() string { return p.message }
 
+// refuse makes a problem of a status, a name, a code that refines it (or none)
+// and a message.
+func refuse(status int, name, code, message string) *problem {
+	return &problem{status: status, name: name, code: code, message: message}
+}
+
 // smtpReply is a mail server's reply in an answer.
 type smtpReply struct {
 	Code     int    `json:"code"`
@@ -79,6 +85,13 @@ func invalid(field, code, format string, args ...any) error {
 		status: http.StatusUnprocessableEntity, name: nameValidation, code: code, field: field,
 		message: "The field `" + field + "`: " + fmt.Sprintf(format, args...) + ".",
 	}
+}
+
+// badAttachment is an attachment that cannot be used.
+func badAttachment(field, code, message string) error {
+	p := refuse(http.StatusUnprocessableEntity, nameInvalidAttachment, code, message)
+	p.field = field
+	return p
 }
 
 // badJSON is a body that is no JSON, or not of the expected shape.
@@ -126,21 +139,8 @@ func mailProblem(e *mailer.Error) *problem {
 			p.name, p.code = nameInvalidAttachment, e.Code
 			p.message = "The message is larger than the mail server takes. Send smaller attachments, or links."
 		}
-	case mailer.KindTemporary:
-		p.status, p.name, p.code = http.StatusServiceUnavailable, nameApplication, "upstream_unavailable"
-		p.message = "The mail server cannot take the message now" + said(e) + ". Nothing was sent; try again later."
-		p.retryAfter = max(p.retryAfter, 30*time.Second)
-		if isTimeout(e) {
-			p.status, p.code = http.StatusGatewayTimeout, "upstream_timeout"
-		}
-	case mailer.KindThrottled:
-		p.status, p.name, p.code = http.StatusServiceUnavailable, nameApplication, "upstream_throttled"
-		p.message = "The mail server asks to send more slowly" + said(e) + ". Nothing was sent; try again later."
-		if e.Stage == mailer.StageLimit {
-			p.code = "mailbox_busy"
-			p.message = "All connections of this mailbox are in use. Nothing was sent; try again later."
-		}
-		p.retryAfter = max(p.retryAfter, time.Minute)
+	case mailer.KindTemporary, mailer.KindThrottled:
+		laterProblem(p, e)
 	case mailer.KindUnauthorized, mailer.KindConfig:
 		signInProblem(p, e)
 	case mailer.KindUnknown:
@@ -151,6 +151,32 @@ func mailProblem(e *mailer.Error) *problem {
 		p.message = "Something went wrong in this server; its log says what."
 	}
 	return p
+}
+
+// laterProblem is for a message that may go later.
+func laterProblem(p *problem, e *mailer.Error) {
+	p.status, p.name, p.code = http.StatusServiceUnavailable, nameApplication, "upstream_unavailable"
+	p.retryAfter = max(p.retryAfter, 30*time.Second)
+	what := "The mail server cannot take the message now" + said(e)
+	t, _ := errors.AsType[*tokens.Error](e.Err)
+	switch {
+	case e.Stage == mailer.StageToken:
+		what, p.code = "The sign-in provider, or the storage of tokens, cannot be reached now", "provider_unavailable"
+		if t != nil {
+			p.retryAfter = max(p.retryAfter, t.RetryAfter)
+		}
+	case e.Stage == mailer.StageLimit:
+		what, p.code = "All connections of this mailbox are in use", "mailbox_busy"
+	case e.Kind == mailer.KindThrottled:
+		what, p.code = "The mail server asks to send more slowly"+said(e), "upstream_throttled"
+		p.retryAfter = max(p.retryAfter, time.Minute)
+	case e.Stage == mailer.StageDNS || e.Stage == mailer.StageConnect:
+		what = "The mail server cannot be reached now"
+	}
+	p.message = what + ". Nothing was sent; try again later."
+	if e.Kind == mailer.KindTemporary && e.Stage != mailer.StageToken && isTimeout(e) {
+		p.status, p.code = http.StatusGatewayTimeout, "upstream_timeout"
+	}
 }
 
 func isTimeout(e *mailer.Error) bool {
@@ -183,6 +209,9 @@ func signInProblem(p *problem, e *mailer.Error) {
 	p.message = "This server is not set up rightly for the mail server" + said(e) + ". Nothing was sent; the operator must look at the settings and the log."
 	var t *tokens.Error
 	switch {
+	case errors.Is(e.Err, tokens.ErrUnknownKey) || errors.Is(e.Err, tokens.ErrCorrupt) || errors.Is(e.Err, tokens.ErrNewerFormat):
+		p.code = "token_unreadable"
+		p.message = "The stored sign-in of the mailbox cannot be read with this server's keys. Nothing was sent; the operator must bring the key back, or authorize the account again."
 	case errors.As(e.Err, &t) && t.Kind == tokens.KindConfig:
 		p.code = "provider_configuration"
 		p.message = "The sign-in provider refuses this server's client registration. Nothing was sent; the operator must look at the provider's settings and the log."

@@ -23,6 +23,9 @@ type routes[H any] []route[H]
 // Where the path is known and the method is not, it returns the methods that
 // are; where the path is not known, neither.
 func (rs routes[H]) find(method, cleaned string) (handle H, params map[string]string, allowed []string) {
+	if method == http.MethodHead {
+		method = http.MethodGet // the server leaves the body out
+	}
 	for _, r := range rs {
 		p, ok := matchPattern(r.pattern, cleaned)
 		if !ok {
@@ -56,7 +59,13 @@ func matchPattern(pattern, cleaned string) (map[string]string, bool) {
 	return params, true
 }
 
-// cleanPath returns the request's path without empty, "." and ".." segments and
-// without a slash at the end. SDKs whose base URL ends in a slash ask for
-// //emails.
-func cleanPath(r *http.Request) string { return path.Clean("/" + r.URL.Path) }
+// cleanPath returns the request's path without empty, "." and ".." segments:
+// SDKs whose base URL ends in a slash ask for //emails. A slash at the end stays,
+// as it does in Caddy's own matchers: to them it is another path.
+func cleanPath(r *http.Request) string {
+	cleaned := path.Clean("/" + r.URL.Path)
+	if strings.HasSuffix(r.URL.Path, "/") && cleaned != "/" {
+		cleaned += "/"
+	}
+	return cleaned
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -103,7 +104,19 @@ func TestRefusals(t *testing.T) {
 		{name: "byte over 255", body: message("attachments", []any{map[string]any{"filename": "a", "content": []int{1, 256}}}), status: 422, errorName: "invalid_attachment", code: "bad_content"},
 		{name: "attachment without content", body: message("attachments", []any{map[string]string{"filename": "a"}}), status: 422, errorName: "invalid_attachment", code: "missing_content"},
 		{name: "attachment from elsewhere", body: message("attachments", []any{map[string]string{"path": "http://169.254.169.254/"}}), status: 422, errorName: "invalid_attachment", code: "remote_attachment"},
-		{name: "101 recipients", body: message("to", many101()), status: 422, errorName: "validation_error", code: "too_many_recipients"},
+		{name: "101 recipients", body: message("to", many101()), status: 422, errorName: "validation_error", code: "too_many"},
+		{name: "11 addresses to reply to", body: message("reply_to", many101()[:11]), status: 422, errorName: "validation_error", code: "too_many"},
+		{name: "51 headers", body: message("headers", manyHeaders(51)), status: 422, errorName: "validation_error", code: "too_many"},
+		{name: "65 KiB of headers", body: message("headers", map[string]string{"X-A": strings.Repeat("a ", 33<<10)}), status: 422, errorName: "validation_error", code: "too_many"},
+		{name: "51 attachments", body: message("attachments", slices.Repeat([]map[string]string{{"content": ""}}, 51)), status: 422, errorName: "validation_error", code: "too_many"},
+		{name: "201 members", body: manyMembers(201), status: 400, errorName: "validation_error", code: "bad_json"},
+		{name: "no subject", body: message("subject", nil), status: 422, errorName: "missing_required_field", code: "missing"},
+		{name: "number in to", body: message("to", []any{"a@example.net", 3}), status: 400, errorName: "validation_error", code: "bad_json"},
+		{name: "no UTF-8", body: strings.Replace(good, `"t"}`, "\"caf\xe9\"}", 1), status: 400, errorName: "validation_error", code: "bad_json"},
+		{name: "half a surrogate pair", body: strings.Replace(good, `"t"}`, `"\ud83d"}`, 1), status: 400, errorName: "validation_error", code: "bad_json"},
+		{name: "second half of a surrogate pair", body: strings.Replace(good, `"t"}`, `"\udE00"}`, 1), status: 400, errorName: "validation_error", code: "bad_json"},
+		{name: "compressed", header: with("Content-Encoding", "gzip"), body: good, status: 415, errorName: "validation_error", code: "content_encoding"},
+		{name: "slash at the end", target: "/emails/", body: good, status: 404, errorName: "not_found"},
 		{name: "scheduled", body: message("scheduled_at", "in 1 hour"), status: 422, errorName: "validation_error", code: "unsupported"},
 		{name: "template", body: message("template", map[string]string{"id": "x"}), status: 422, errorName: "validation_error", code: "unsupported"},
 		{name: "dry run", body: message("oauth_mail", map[string]bool{"dry_run": true}), status: 422, errorName: "validation_error", code: "unsupported"},
@@ -165,6 +178,23 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
+func manyHeaders(n int) map[string]string {
+	m := make(map[string]string)
+	for i := range n {
+		m[fmt.Sprintf("X-%d", i)] = "v"
+	}
+	return m
+}
+
+func manyMembers(n int) string {
+	var b strings.Builder
+	b.WriteString("{")
+	for i := range n {
+		fmt.Fprintf(&b, "%q:1,", fmt.Sprintf("x%d", i))
+	}
+	return b.String() + `"to":"a@example.net"}`
+}
+
 func many101() []string {
 	list := make([]string, 101)
 	for i := range list {
@@ -177,7 +207,7 @@ func TestSend(t *testing.T) {
 	t.Parallel()
 	server := mailertest.NewServer(t)
 	p := startCaddy(t, passwordTenant(t, server))
-	for _, target := range []string{"/emails", "//emails", "/admin/../emails", "/emails/"} {
+	for _, target := range []string{"/emails", "//emails", "/admin/../emails", "/emails"} {
 		got := p.do("POST", target, map[string]string{"Authorization": "Bearer " + testKey, "Content-Type": "application/json; charset=utf-8"},
 			`{"to":["山田 太郎 <a@example.net>"],"bcc":"secret@example.net","subject":"日本語","text":"こんにちは","future":1}`)
 		if got.status != 200 {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
@@ -28,6 +29,8 @@ type oauthSite struct {
 	*caddyProcess
 	idp  *tokenstest.Server
 	mail *mailertest.Server
+	// switchedOff makes the mail server let nobody in.
+	switchedOff atomic.Bool
 }
 
 func startOAuthSite(t *testing.T) *oauthSite {
@@ -37,9 +40,10 @@ func startOAuthSite(t *testing.T) *oauthSite {
 	t.Cleanup(server.Close)
 	idp.Issuer, idp.ClientID, idp.ClientSecret = server.URL, "client", clientSecret
 	mail := mailertest.NewServer(t)
+	site := &oauthSite{idp: idp, mail: mail}
 	mail.AcceptTokens(func(user, token string) bool {
 		owner, ok := idp.Owner(token)
-		return ok && owner == user
+		return ok && owner == user && !site.switchedOff.Load()
 	})
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, mail.CA, 0o600); err != nil {
@@ -69,7 +73,8 @@ func startOAuthSite(t *testing.T) *oauthSite {
 		}
 		key web %s default
 `, server.URL, clientSecret, server.URL, clientSecret, mail.Addr, mailbox, ca, testKey))
-	return &oauthSite{p, idp, mail}
+	site.caddyProcess = p
+	return site
 }
 
 // admin makes a call of the administration as the operator.
@@ -220,7 +225,7 @@ func TestRefusedSignIns(t *testing.T) {
 		{"no cookie", func() answer {
 			address, _ := s.begin(s.invite())
 			return s.consent(address, "", mailbox)
-		}, "begun in another browser"},
+		}, "begun in another browser, or is over"},
 		{"cookie of another sign-in under this one's name", func() answer {
 			address, cookie := s.begin(s.invite())
 			_, other := s.begin(s.invite())
@@ -231,7 +236,7 @@ func TestRefusedSignIns(t *testing.T) {
 		{"foreign state", func() answer {
 			_, cookie := s.begin(s.invite())
 			return s.callback(url.Values{"code": {"x"}, "state": {"y"}}, cookie)
-		}, "begun in another browser"},
+		}, "begun in another browser, or is over"},
 		{"wrong issuer", func() answer {
 			address, cookie := s.begin(s.invite())
 			response, err := s.idp.Consent(address, mailbox)
@@ -304,6 +309,44 @@ func TestRefusedSignIns(t *testing.T) {
 	}
 	if log := s.output.String(); strings.Contains(log, "code=") || strings.Contains(log, "ticket=") {
 		t.Errorf("a code or a ticket is in the log:\n%s", grepLines(log, "code=", "ticket="))
+	}
+}
+
+// TestMailServerRefuses: the right person signs in, and the mail server does not
+// let the mailbox in yet. The sign-in need not be made again.
+func TestMailServerRefuses(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	s.switchedOff.Store(true)
+	address, cookie := s.begin(s.invite())
+	got := s.consent(address, cookie, mailbox)
+	if got.status != 200 || !strings.Contains(got.body, "is signed in, but the mail server refuses it") || !strings.Contains(got.body, "535") {
+		t.Fatalf("status %d: %s", got.status, got.body)
+	}
+	if got := s.send(mailBody); got.status != 503 || !strings.Contains(got.body, "authentication_failed") {
+		t.Errorf("status %d: %s", got.status, got.body)
+	}
+	s.switchedOff.Store(false)
+	if got := s.send(mailBody); got.status != 200 {
+		t.Errorf("status %d: %s", got.status, got.body)
+	}
+}
+
+// TestFirstStart: what waits for a person is named, with the call to make.
+func TestFirstStart(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	if got := s.admin("POST", "/accounts/idp/"+mailbox+"/refresh"); got.status != 409 || !strings.Contains(got.body, "/authorize") {
+		t.Errorf("refresh: status %d: %s", got.status, got.body)
+	}
+	if got := s.send(mailBody); got.status != 503 {
+		t.Errorf("send: status %d", got.status)
+	}
+	if n := len(s.mail.Logins()); n != 0 {
+		t.Errorf("the mail server was asked %d times", n)
+	}
+	if !strings.Contains(s.output.String(), "POST /accounts/idp/"+mailbox+"/authorize") {
+		t.Errorf("the log does not name the call:\n%s", grepLines(s.output.String(), "waits for a person"))
 	}
 }
 

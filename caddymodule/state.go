@@ -35,9 +35,16 @@ func (*cell) Destruct() error { return nil }
 
 type warmConnections struct{ *mailer.Pool }
 
-// Destruct closes the idle connections. Those in use are closed when they are
-// given back.
-func (w *warmConnections) Destruct() error { return w.Close() }
+// Destruct closes the idle connections, without waiting for the servers' words:
+// it runs while a configuration is being loaded. Those in use are closed when
+// they are given back.
+func (w *warmConnections) Destruct() error {
+	go func() {
+		defer func() { _ = recover() }() // nobody is left to tell
+		_ = w.Close()
+	}()
+	return nil
+}
 
 // holdings are the references that one configuration has taken. Only these may
 // be given back: a reference more would take away another configuration's.

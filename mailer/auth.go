@@ -123,6 +123,15 @@ func (t Token) Client(ctx context.Context, s ServerInfo) (sasl.Client, error) {
 	return secretClient{&xoauth2Client{user: t.User, token: token}, token}, nil
 }
 
+// prepare finds out whether there is a token before any server is dialed: where
+// nobody has signed in, whether the server can be reached is of no interest.
+func (t Token) prepare(ctx context.Context) *Error {
+	if _, err := t.Source.AccessToken(ctx); err != nil {
+		return tokenError(ctx, err)
+	}
+	return nil
+}
+
 func (t Token) mechanism(s ServerInfo) (string, *Error) {
 	switch want := strings.ToUpper(t.Mechanism); want {
 	case "":

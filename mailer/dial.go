@@ -84,6 +84,12 @@ func (s Server) check() *Error {
 // connect returns a connection that is ready for mail. With a nil
 // authenticator it does not sign in.
 func (s Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
+	if p, ok := a.(interface{ prepare(context.Context) *Error }); ok {
+		if e := p.prepare(ctx); e != nil {
+			e.Server = s.addr()
+			return nil, e
+		}
+	}
 	for again := true; ; again = false {
 		c, e := s.open(ctx)
 		if e != nil || a == nil {

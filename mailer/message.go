@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -190,4 +191,9 @@ func badID(field, id string) error {
 		code, fault = "bad_message_id", "is not of the form <name@domain>"
 	}
 	return invalidf(field, code, "message id %s %s", excerpt(id), fault)
+}
+
+// HasHeader reports whether the caller gave a header field of that name.
+func (m *Message) HasHeader(name string) bool {
+	return slices.ContainsFunc(m.Headers, func(h HeaderField) bool { return strings.EqualFold(h.Name, name) })
 }

@@ -1,0 +1,265 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/idna"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
+type tenant struct {
+	name   string
+	origin origin
+	// account is whose token signs in, and user its mailbox as it is written;
+	// zero with other methods.
+	account tokens.Account
+	user    string
+	auth    Auth
+	server  mailer.Server
+	// authorities is the hash of the certificates that verify the server; zero
+	// for the system's.
+	authorities [sha256.Size]byte
+	from        mailer.Address
+	senders     mailer.Senders
+	senderRules []string
+	connections int
+	// source and mail are set by attach. Source is nil without an account.
+	source *tokens.Source
+	mail   *mailer.Tenant
+}
+
+func (b *builder) tenant(name string, s tenantSettings) {
+	at := "tenant " + name
+	if !namePattern.MatchString(name) {
+		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
+		return
+	}
+	t := &tenant{name: name, origin: s.origin, auth: s.Auth, connections: s.Connections}
+	switch {
+	case t.connections < 0:
+		b.errorf("%s, connections: must be above zero", at)
+		return
+	case t.connections == 0:
+		t.connections = defaultConnections
+	}
+	p, ok := b.tenantAuth(at, s, t)
+	if !ok || !b.tenantServer(at, s, t, p) {
+		return
+	}
+	b.tenantSenders(at, s, t)
+	b.sharedMailbox(at, t)
+	b.snapshot.tenants[name] = t
+}
+
+// tenantAuth checks how a tenant signs in. It returns the provider whose tokens
+// it uses, if any.
+func (b *builder) tenantAuth(at string, s tenantSettings, t *tenant) (p *provider, ok bool) {
+	switch s.Auth.Method {
+	case "oauth":
+		if _, known := b.settings.providers[s.Auth.Provider]; !known {
+			b.errorf("%s, auth: there is no provider %q", at, s.Auth.Provider)
+			return nil, false
+		}
+		if m := s.Auth.Mechanism; m != "" && !slices.Contains(mechanisms, m) {
+			b.errorf("%s, auth: unknown mechanism %q; there are %s", at, m, strings.Join(mechanisms, ", "))
+			return nil, false
+		}
+		if !b.tenantUser(at, s, t) {
+			return nil, false
+		}
+		p = b.snapshot.providers[s.Auth.Provider]
+		return p, p != nil // what is wrong with a provider was reported there
+	case "password", "none":
+		if s.Server == "" {
+			b.errorf("%s, server: missing", at)
+			return nil, false
+		}
+		if s.Auth.Method == "password" && (s.Auth.Username == "" || s.Auth.Password == "") {
+			b.errorf("%s, auth: user name or password is empty", at)
+			return nil, false
+		}
+		return nil, true
+	case "":
+		b.errorf("%s, auth: missing; it is `oauth <provider>`, `password <username> <password>` or `none`", at)
+	default:
+		b.errorf("%s, auth: unknown method %q", at, s.Auth.Method)
+	}
+	return nil, false
+}
+
+// tenantUser checks the mailbox that signs in with a token.
+func (b *builder) tenantUser(at string, s tenantSettings, t *tenant) bool {
+	if s.User == "" {
+		b.errorf("%s, user: missing; it is the mailbox that signs in", at)
+		return false
+	}
+	a, err := mailer.ParseAddress(s.User)
+	switch {
+	case err != nil:
+		b.errorf("%s, user: %w", at, reason(err))
+		return false
+	case a.Name != "" || a.Mailbox() != a.Local+"@"+a.Domain:
+		b.errorf("%s, user: %q must be a plain address such as noreply@example.com", at, s.User)
+		return false
+	}
+	t.user = a.Mailbox()
+	t.account = newAccount(s.Auth.Provider, t.user)
+	return true
+}
+
+// newAccount names an account. Mailboxes differ in more than case.
+func newAccount(provider, user string) tokens.Account {
+	return tokens.Account{Provider: provider, User: strings.ToLower(user)}
+}
+
+func (b *builder) tenantServer(at string, s tenantSettings, t *tenant, p *provider) bool {
+	address := s.Server
+	if address == "" && p != nil {
+		address = p.settings.Servers[0]
+	}
+	server, err := parseServer(address)
+	if err != nil {
+		b.errorf("%s, server: %w", at, err)
+		return false
+	}
+	if p != nil && !p.settings.AllowsServer(server.Host) {
+		b.errorf("%s, server: %s is not among the servers that may see tokens of provider %s (%s); name it there with `servers` if it may",
+			at, server.Host, p.name, strings.Join(p.settings.Servers, ", "))
+	}
+	if s.CAFile != "" {
+		server.RootCAs = x509.NewCertPool()
+		t.authorities = sha256.Sum256(s.authorities)
+		if !server.RootCAs.AppendCertsFromPEM(s.authorities) {
+			b.errorf("%s, ca_file: %s has no certificate in PEM form", at, s.CAFile)
+		}
+	}
+	if b.snapshot.redirectBase != nil {
+		server.LocalName = ehloName(b.snapshot.redirectBase.Hostname())
+	}
+	t.server = server
+	return true
+}
+
+func (b *builder) tenantSenders(at string, s tenantSettings, t *tenant) {
+	from := s.From
+	if from == "" {
+		from = s.User
+	}
+	rules := s.Senders
+	if from != "" {
+		address, err := mailer.ParseAddress(from)
+		if err != nil {
+			b.errorf("%s, from: %w", at, reason(err))
+			return
+		}
+		t.from = address
+		if len(s.Senders) == 0 {
+			rules = []string{address.Mailbox()}
+			if t.user != "" && !strings.EqualFold(t.user, address.Mailbox()) {
+				rules = append(rules, t.user)
+			}
+		}
+	}
+	if len(rules) == 0 {
+		b.errorf("%s, senders: missing; name the addresses that may send, or give `from`", at)
+		return
+	}
+	senders, err := mailer.ParseSenders(rules...)
+	if err != nil {
+		b.errorf("%s, senders: %w", at, reason(err))
+		return
+	}
+	if from != "" && !senders.Allows(t.from) {
+		b.errorf("%s, from: %s is not among the tenant's senders", at, t.from.Mailbox())
+	}
+	t.senders, t.senderRules = senders, rules
+}
+
+// sharedMailbox holds tenants of one mailbox to one limit: it is the mailbox's.
+func (b *builder) sharedMailbox(at string, t *tenant) {
+	for _, name := range slices.Sorted(maps.Keys(b.snapshot.tenants)) {
+		o := b.snapshot.tenants[name]
+		same := o.account == t.account && o.auth == t.auth && o.server.Host == t.server.Host && o.server.Port == t.server.Port
+		if same && o.connections != t.connections {
+			b.errorf("%s, connections: tenant %s signs in to the same mailbox; both must say the same number", at, name)
+			return
+		}
+	}
+}
+
+// reason is what an error of the mailer says, without where in a message it was.
+func reason(err error) error {
+	if e, ok := errors.AsType[*mailer.Error](err); ok && e.Err != nil {
+		return e.Err
+	}
+	return err
+}
+
+// parseServer reads `[scheme://]host[:port]`.
+func parseServer(s string) (mailer.Server, error) {
+	server := mailer.Server{Security: mailer.StartTLS}
+	port := "587"
+	rest := s
+	if scheme, after, found := strings.Cut(s, "://"); found {
+		rest = after
+		switch scheme {
+		case "smtp":
+		case "smtps":
+			server.Security, port = mailer.ImplicitTLS, "465"
+		case "plaintext":
+			server.Security, port = mailer.Plaintext, "25"
+		default:
+			return server, fmt.Errorf("unknown scheme %q: write smtps:// for TLS from the start, plaintext:// for none, or no scheme for STARTTLS", scheme)
+		}
+	}
+	host := rest
+	if h, p, err := net.SplitHostPort(rest); err == nil {
+		host, port = h, p
+	}
+	host = strings.Trim(host, "[]")
+	n, err := net.LookupPort("tcp", port)
+	if err != nil || n < 1 {
+		return server, fmt.Errorf("%q has no valid port", s)
+	}
+	if host == "" || strings.ContainsAny(host, "/ @?#") {
+		return server, fmt.Errorf("%q must be [smtps://|plaintext://]host[:port]", s)
+	}
+	if host, err = asciiHost(host); err != nil {
+		return server, fmt.Errorf("%q is no host name", s)
+	}
+	if addr, err := netip.ParseAddr(host); err == nil && server.Security == mailer.Plaintext && !addr.IsLoopback() && !addr.IsPrivate() {
+		return server, fmt.Errorf("%s is a public address, and plaintext:// is for loopback and private ones; write no scheme for STARTTLS, or smtps://", addr)
+	}
+	server.Host, server.Port = host, n
+	return server, nil
+}
+
+// asciiHost returns a host in lower case and in A-labels.
+func asciiHost(host string) (string, error) {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host, nil
+	}
+	return idna.Lookup.ToASCII(strings.ToLower(strings.TrimSuffix(host, ".")))
+}
+
+// ehloName is how a host calls itself in EHLO (RFC 5321, section 4.1.3).
+func ehloName(host string) string {
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return host
+	case addr.Is6():
+		return "[IPv6:" + addr.String() + "]"
+	}
+	return "[" + addr.String() + "]"
+}

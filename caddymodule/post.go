@@ -1,0 +1,149 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+)
+
+const (
+	// maxBody is the most that a request to the send route may have.
+	maxBody = 36 << 20
+	// bodyTimeout bounds the reading of a body: a trickle is never idle.
+	bodyTimeout = 60 * time.Second
+	// sendTimeout bounds a send up to the point where the content is on its way.
+	// Clients give up after a minute.
+	sendTimeout = 45 * time.Second
+)
+
+// sent is the answer to a message that was sent.
+type sent struct {
+	ID        string     `json:"id"`
+	MessageID string     `json:"message_id"`
+	Status    string     `json:"status"`
+	Rejected  []rejected `json:"rejected,omitempty"`
+	Warnings  []string   `json:"warnings,omitempty"`
+}
+
+// rejected is a recipient that the mail server refused while it took others.
+type rejected struct {
+	Address string     `json:"address"`
+	SMTP    *smtpReply `json:"smtp"`
+}
+
+// postEmail sends one message.
+func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) error {
+	if err := checkEmailHeaders(r.Header); err != nil {
+		return err
+	}
+	// Not every writer has deadlines; a server's own then hold alone.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	release, err := h.app.memory.acquire(r)
+	if err != nil {
+		return err
+	}
+	defer release()
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	request, err := parseEmail(body)
+	if err != nil {
+		return err
+	}
+	if r.Header.Get("Idempotency-Key") != "" {
+		request.warn("Idempotency-Key has no effect without an outbox: a repeated request sends again")
+	}
+	s, err := newSubmission(request.message, c)
+	if err != nil {
+		return err
+	}
+	s.Caller.Addr = parseClient(clientIP(r))
+	ctx, cancel := context.WithTimeout(r.Context(), sendTimeout)
+	defer cancel()
+	receipt, err := h.app.mailer.Send(ctx, s)
+	if err != nil {
+		return err
+	}
+	answer := sent{ID: receipt.ID, MessageID: receipt.MessageID, Status: string(receipt.Status), Warnings: request.warnings}
+	for _, o := range receipt.Recipients {
+		if o.Kind != mailer.KindNone {
+			answer.Rejected = append(answer.Rejected, rejected{Address: o.Address.Mailbox(), SMTP: newSMTPReply(mailer.StageRcpt, o.Reply)})
+		}
+	}
+	writeJSON(w, "application/json", http.StatusOK, answer)
+	return nil
+}
+
+// checkEmailHeaders refuses a body that is not understood before it is read.
+func checkEmailHeaders(h http.Header) error {
+	if media, _, err := mime.ParseMediaType(h.Get("Content-Type")); err != nil || media != "application/json" {
+		return refuse(http.StatusUnsupportedMediaType, nameValidation, "media_type",
+			"The body must be JSON, with the header Content-Type: application/json.")
+	}
+	if e := h.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
+		return refuse(http.StatusUnsupportedMediaType, nameValidation, "content_encoding",
+			"The body must not be compressed.")
+	}
+	if keys := h.Values("Idempotency-Key"); keys != nil && (keys[0] == "" || len(keys[0]) > 256) {
+		return refuse(http.StatusBadRequest, nameInvalidIdempotencyKey, "",
+			"An Idempotency-Key has 1 to 256 characters.")
+	}
+	return nil
+}
+
+// newSubmission accepts a message: it gets its id and its date.
+func newSubmission(m *mailer.Message, c caller) (mailer.Submission, error) {
+	if m.From.IsZero() {
+		m.From = c.tenant.from
+	}
+	if m.From.IsZero() {
+		return mailer.Submission{}, missing("from")
+	}
+	id := mailer.NewID()
+	m.Date = time.Now()
+	if !m.HasHeader("Message-ID") {
+		m.MessageID = mailer.NewMessageID(id, m.From)
+	}
+	content, err := m.Compose()
+	if err != nil {
+		return mailer.Submission{}, err
+	}
+	return mailer.Submission{
+		ID:        id,
+		MessageID: m.MessageID,
+		Tenant:    c.key.tenant,
+		Caller:    mailer.Caller{Kind: "key", Name: c.key.name},
+		From:      m.From,
+		Envelope:  m.Envelope(),
+		Content:   content,
+	}, nil
+}
+
+// readBody reads a body within its limits.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		return body, nil
+	}
+	var tooLarge *http.MaxBytesError
+	var fromHandler caddyhttp.HandlerError
+	if errors.As(err, &tooLarge) || errors.As(err, &fromHandler) && fromHandler.StatusCode == http.StatusRequestEntityTooLarge {
+		return nil, errTooLarge()
+	}
+	return nil, refuse(http.StatusBadRequest, nameValidation, "body",
+		"The request ended before its body was complete, or took too long.")
+}
+
+func errTooLarge() error {
+	return refuse(http.StatusRequestEntityTooLarge, nameValidation, "too_large",
+		"The request is too large; with attachments it may have 36 MiB.")
+}
