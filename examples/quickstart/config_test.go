@@ -27,6 +27,7 @@ func TestConstantsAgreeWithExample(t *testing.T) {
 		"\nhttp://localhost:8025 {",
 		"redirect_base " + strings.TrimSuffix(callbackURL, "/"+provider) + "\n",
 		"provider " + provider + " {",
+		fmt.Sprintf("display_name %q\n", providerTitle),
 		"issuer " + issuerURL + "\n",
 		"client_id " + clientID + "\n",
 		"client_secret " + clientSecret + "\n",

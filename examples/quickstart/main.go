@@ -44,6 +44,10 @@ const (
 
 	stranger  = "somebody-else@example.com"
 	recipient = "you@example.net"
+
+	// What a person reads on the way: on the page's button, and as the provider's name.
+	connectButton = "Connect the account"
+	providerTitle = "Quickstart sign-in"
 )
 
 func main() {
@@ -174,16 +178,18 @@ func findAbove(name string) (string, error) {
 
 func printSteps(w io.Writer, b *parts, o options) {
 	fmt.Fprintf(w, `caddy-oauth-mail quickstart is running. Ctrl-C stops it; nothing is kept.
+Caddy's warnings are expected: the example keeps its secrets in clear, speaks plaintext on loopback, and nobody has
+signed in yet.
 
-  1. Connect the account: open %s and press Connect
-     (directly: %s/connect), then choose "Sign in as %s".
+  1. Connect the account: open %s and press "%s",
+     then "Continue to %s", then "Sign in as %s".
 
   2. Post a mail:
      %s
 
   3. See it arrive: %s
 
-`, pageURL, pageURL, mailbox, curlLine(b.plugin), pageURL)
+`, pageURL, connectButton, providerTitle, mailbox, curlLine(b.plugin), pageURL)
 	if o.breakPart != "" {
 		fmt.Fprintln(w, "  "+breakNote(o.breakPart)+"\n")
 	}
