@@ -14,7 +14,7 @@ import (
 const verifyTimeout = time.Minute
 
 // accept checks a grant and saves it.
-func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) (*Token, Reason, error) {
+func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) (*Completed, Reason, error) {
 	account := pend.Ticket.Account
 	now := f.now().UTC()
 	if missing := missingScopes(p.Scopes, g.scopes); len(missing) > 0 {
@@ -28,9 +28,11 @@ func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) 
 		return nil, ReasonExchange, err
 	}
 	// Before the lock: a mail server may take its time.
-	decided, err := f.verify(ctx, account, id, g.accessToken)
-	if err != nil {
-		return nil, ReasonIdentity, err
+	letIn, doubt := f.verify(ctx, account, g.accessToken)
+	if !letIn {
+		if reason, err := named(account, id, doubt); err != nil {
+			return nil, reason, err
+		}
 	}
 	if unlock, err := f.Store.lock(ctx, account); err == nil {
 		defer unlock()
@@ -42,11 +44,19 @@ func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) 
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, ReasonStorage, err
 	}
-	if err := samePerson(account, old, id, decided); err != nil {
+	pinned := old
+	if old != nil && !old.belongsTo(p.Registration()) {
+		pinned = nil // another provider's word on who is who
+	}
+	if err := samePerson(account, pinned, id, letIn); err != nil {
 		return nil, ReasonIdentity, err
+	}
+	if errors.Is(doubt, ErrRefused) && pinned != nil && !pinned.Identity.known() {
+		return nil, ReasonMailServer, fmt.Errorf("the token that is saved for %s may be better: %w", account.User, doubt)
 	}
 	t := &Token{
 		Account:      account,
+		Registration: p.Registration(),
 		Generation:   1,
 		AccessToken:  NewSecret(g.accessToken),
 		RefreshToken: NewSecret(g.refreshToken),
@@ -67,42 +77,64 @@ func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) 
 	if err := f.Store.Save(ctx, t); err != nil {
 		return nil, ReasonStorage, err
 	}
-	return t, "", nil
+	return &Completed{Token: t, Doubt: doubt}, "", nil
 }
 
-// verify decides whether the person who signed in may use the mailbox. The mail
-// server decides where it can be asked; the names in the ID token only where it
-// can not, since they can be changed and be aliases. Decided reports whether
-// the mail server did.
-func (f *Flow) verify(ctx context.Context, a Account, id Identity, accessToken string) (decided bool, err error) {
-	if f.Verify != nil {
-		ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
-		defer cancel()
-		err := f.Verify(ctx, a, accessToken)
-		if err == nil {
-			return true, nil
-		}
-		if errors.Is(err, ErrRefused) {
-			return true, errors.New("the account that signed in" + signedIn(id) + " may not send as " + a.User + ": " + tidy(err.Error(), accessToken))
-		}
-	}
-	if len(id.Names) > 0 && !id.names(a.User) {
-		return false, errors.New("the account that signed in" + signedIn(id) + " is not " + a.User)
-	}
-	return false, nil
+// tried is what came of trying a token at the mail server. Its text is tidied,
+// and nothing of the error that it was made of remains.
+type tried struct {
+	text    string
+	refused bool
 }
 
-// samePerson refuses a sign-in of another person than the one before. Decided
+func (e *tried) Error() string { return e.text }
+
+func (e *tried) Is(target error) bool { return e.refused && target == ErrRefused } //nolint:errorlint // this is errors.Is
+
+// verify tries a new access token at the mail server. Without a way to do so
+// there is no doubt, but nobody was let in either.
+func (f *Flow) verify(ctx context.Context, a Account, accessToken string) (letIn bool, doubt error) {
+	if f.Verify == nil {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+	defer cancel()
+	err := f.Verify(ctx, a, accessToken)
+	if err == nil {
+		return true, nil
+	}
+	return false, &tried{text: tidy(err.Error(), accessToken), refused: errors.Is(err, ErrRefused)}
+}
+
+// named decides by the names in the ID token, which can be changed and be
+// aliases, whether the person who signed in may use the mailbox: the mail
+// server has not let the token in, or could not be asked.
+func named(a Account, id Identity, doubt error) (Reason, error) {
+	refused := errors.Is(doubt, ErrRefused)
+	switch {
+	case id.names(a.User):
+		return "", nil
+	case len(id.Names) > 0 && refused:
+		return ReasonIdentity, fmt.Errorf("the account that signed in%s may not send as %s: %w", signedIn(id), a.User, doubt)
+	case len(id.Names) > 0:
+		return ReasonIdentity, fmt.Errorf("the account that signed in%s is not %s", signedIn(id), a.User)
+	case refused:
+		return ReasonMailServer, fmt.Errorf("the mail server does not let %s in, and the provider does not say who signed in: %w", a.User, doubt)
+	}
+	return "", nil
+}
+
+// samePerson refuses a sign-in of another person than the one before. LetIn
 // says whether the mail server has let the new token in.
-func samePerson(a Account, old *Token, id Identity, decided bool) error {
+func samePerson(a Account, old *Token, id Identity, letIn bool) error {
 	if old == nil || !old.Identity.known() {
 		return nil
 	}
 	if id.known() && !old.Identity.same(id) {
 		return errors.New("another account was authorized for " + a.User + " before; disconnect it first if this one is to take its place")
 	}
-	if !id.known() && !decided {
-		return errors.New("the provider does not say who signed in, as it did before, and the mail server could not be asked")
+	if !id.known() && !letIn {
+		return errors.New("the provider does not say who signed in, as it did before, and the mail server has not let the token in")
 	}
 	return nil
 }

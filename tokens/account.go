@@ -31,10 +31,13 @@ const (
 	lockPrefix = "oauth_mail_token_"
 )
 
-// hash is the SHA-256 of the account's length-prefixed parts, in hexadecimal.
-func (a Account) hash() string {
+// hash identifies the account, whatever the case of its letters.
+func (a Account) hash() string { return digest(a.Provider, strings.ToLower(a.User)) }
+
+// digest is the SHA-256 of length-prefixed parts, in hexadecimal.
+func digest(parts ...string) string {
 	h := sha256.New()
-	for _, part := range []string{a.Provider, strings.ToLower(a.User)} {
+	for _, part := range parts {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
 		h.Write(n[:])

@@ -10,7 +10,8 @@ import (
 // Cell is what is known of one account in memory. It has no goroutine and no
 // handle of its own, so that it can be carried from one configuration to the
 // next and serve both for a moment: their [Source]s refresh through it, one at
-// a time. Its zero value is ready.
+// a time. Those must agree in the account, in [Provider.Registration] and in the
+// storage. Its zero value is ready.
 type Cell struct {
 	// token is the token to hand out; nil where there is none, or a mail server
 	// refused it. It is all that a send looks at.
@@ -40,6 +41,8 @@ type Cell struct {
 	notBefore time.Time
 	// failures counts renewals in a row that failed for a passing reason.
 	failures int
+	// lookedAt is when the storage was last looked at.
+	lookedAt time.Time
 	// refused is the fingerprint of an access token that a mail server refused,
 	// and refusedAt when one was last acted upon.
 	refused   [sha256.Size]byte
@@ -118,6 +121,13 @@ func (c *Cell) latest(stored *Token) (t *Token, saved bool) {
 	}
 	c.unsaved = false // what was to be saved was overtaken
 	return stored, true
+}
+
+// looked notes a look at the storage.
+func (c *Cell) looked(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lookedAt = now
 }
 
 // refusedToken reports whether a mail server refused the token's access token.

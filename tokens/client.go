@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -100,11 +101,15 @@ func (c *Client) discovered(ctx context.Context) (*metadata, error) {
 		d = &discovery{done: make(chan struct{})}
 		c.discovery = d
 		go func(ctx context.Context) {
-			defer close(d.done)
+			defer survive(slog.Default(), "a discovery")
+			d.err = &Error{Op: "discovery", Kind: KindTransient, Err: errors.New("the discovery crashed")}
+			defer func() {
+				c.mu.Lock()
+				c.discovery, c.metadata = nil, d.metadata
+				c.mu.Unlock()
+				close(d.done)
+			}()
 			d.metadata, d.err = c.discover(ctx)
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.discovery, c.metadata = nil, d.metadata
 		}(context.WithoutCancel(ctx))
 	}
 	c.mu.Unlock()

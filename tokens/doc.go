@@ -7,6 +7,9 @@
 // keeps. From then on a [Source] hands out access tokens from memory, and a
 // [Refresher] renews them before they end.
 //
+// A token belongs to the [Provider.Registration] that it was issued to. Under
+// any other one it is left alone, whatever the provider's name.
+//
 // Three rules protect a refresh token, which is what cannot be had again
 // without a person: a new one is stored durably before anything uses it; two
 // refreshes of one account never run at once in a process, and across

@@ -36,8 +36,9 @@ type Flow struct {
 	Store *Store
 	Keys  func() (*KeyRing, error)
 	// Verify tries the new access token at the mail server, before it is saved.
-	// nil accepts; an error that is ErrRefused refuses the account; any other
-	// means that the mail server could not be asked. Optional.
+	// nil means that it lets the token in, an error that is ErrRefused that it
+	// does not, and any other that it could not be asked. What follows from it
+	// depends on who signed in; see [Flow.Complete]. Optional.
 	Verify func(ctx context.Context, a Account, accessToken string) error
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -45,15 +46,6 @@ type Flow struct {
 
 // ErrRefused: the mail server does not let the new token open the mailbox.
 var ErrRefused = errors.New("the mail server refuses the token for this mailbox")
-
-// Ticket asks a person to sign in to an account. Sealed, it is part of a link
-// that can be handed to the owner of the mailbox.
-type Ticket struct {
-	Account Account   `json:"account"`
-	Prompt  string    `json:"prompt,omitempty"`
-	By      string    `json:"by,omitempty"`
-	Expires time.Time `json:"expires"`
-}
 
 // pending is a sign-in under way. Sealed, it is the cookie of the browser.
 type pending struct {
@@ -68,27 +60,6 @@ func (f *Flow) now() time.Time {
 		return f.Now()
 	}
 	return time.Now()
-}
-
-// NewTicket seals an invitation to sign in to an account, good for ten minutes.
-// By names who asks. A prompt other than the provider's own can be given, such
-// as select_account after a wrong one had signed in.
-func (f *Flow) NewTicket(a Account, by, prompt string) (sealed string, expires time.Time, err error) {
-	expires = f.now().Add(flowLife).UTC().Truncate(time.Second)
-	sealed, err = f.seal(ticketName, Ticket{Account: a, By: by, Prompt: prompt, Expires: expires})
-	return sealed, expires, err
-}
-
-// OpenTicket reads a ticket. The error is a [*FlowError].
-func (f *Flow) OpenTicket(sealed string) (Ticket, error) {
-	var t Ticket
-	if err := f.open(ticketName, sealed, &t); err != nil {
-		return Ticket{}, &FlowError{Reason: ReasonTicket, Err: err}
-	}
-	if f.now().After(t.Expires) {
-		return Ticket{}, &FlowError{Reason: ReasonTicket, Account: t.Account, Err: errors.New("the link has expired")}
-	}
-	return t, nil
 }
 
 // Begun is a sign-in that was begun: where to send the browser, and the cookie
@@ -138,21 +109,37 @@ func CookieName(state string) string {
 	return CookiePrefix + hex.EncodeToString(sum[:8])
 }
 
+// Completed is a sign-in that has ended with a token.
+type Completed struct {
+	// Token is saved. The account's [Source] is to adopt it.
+	Token *Token
+	// Doubt is why mail may not flow all the same, as the mail server told when
+	// it was tried: nil where it let the token in or was not asked, an error that
+	// is [ErrRefused] where it did not, and another where it could not be asked.
+	// It holds no secret, and a stranger's words: escape them.
+	Doubt error
+}
+
 // Complete ends a sign-in: it checks the authorization response that came to
 // the provider's redirect URI, redeems the code, checks what was granted and to
 // whom, and saves the token. A token saved before stays when anything fails.
 // The error is a [*FlowError].
 //
+// Whom the mail server lets in may use the mailbox. Where it refuses, or can't
+// be asked, the names in the ID token count: somebody else's end the sign-in;
+// with the mailbox's own the token is saved, with a doubt, since then it is the
+// mail server's settings that are in the way. A refusal and no names end it.
+//
 // The caller's going away does not stop it once the code is on its way: a code
 // is good for one use only.
-func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, cookie string) (*Token, error) {
+func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, cookie string) (*Completed, error) {
 	pend, err := f.match(c, response, cookie)
 	if err != nil {
 		return nil, err
 	}
 	account := pend.Ticket.Account
-	fail := func(r Reason, err error) (*Token, error) {
-		return nil, &FlowError{Reason: r, Account: account, Err: err}
+	fail := func(r Reason, err error) (*Completed, error) {
+		return nil, &FlowError{Reason: r, Account: account, Err: err, ticket: pend.Ticket}
 	}
 	p, err := c.resolve(ctx)
 	if err != nil {
@@ -176,15 +163,17 @@ func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, coo
 	if code == "" {
 		return fail(ReasonState, errors.New("the provider's answer has no code"))
 	}
+	underWay.begin()
+	defer underWay.end()
 	g, err := c.exchange(ctx, code, pend.Verifier)
 	if err != nil {
 		return fail(ReasonExchange, err)
 	}
-	t, reason, err := f.accept(ctx, p, pend, g)
+	done, reason, err := f.accept(ctx, p, pend, g)
 	if err != nil {
 		return fail(reason, err)
 	}
-	return t, nil
+	return done, nil
 }
 
 // match finds the sign-in that a response belongs to.

@@ -56,7 +56,11 @@ func (f *fixture) signIn(flow *Flow, c *Client, person string) *signIn {
 }
 
 func (s *signIn) complete(ctx context.Context) (*Token, error) {
-	return s.flow.Complete(ctx, s.client, s.response, s.cookie)
+	done, err := s.flow.Complete(ctx, s.client, s.response, s.cookie)
+	if err != nil {
+		return nil, err
+	}
+	return done.Token, nil
 }
 
 func TestSignIn(t *testing.T) {
@@ -149,12 +153,12 @@ func TestSignInOverANetwork(t *testing.T) {
 	if err != nil || !strings.HasPrefix(back.String(), p.RedirectURI+"?") {
 		t.Fatalf("status %s, back to %v, %v", resp.Status, back, err)
 	}
-	token, err := flow.Complete(t.Context(), c, back.Query(), begun.CookieValue)
+	done, err := flow.Complete(t.Context(), c, back.Query(), begun.CookieValue)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := f.sourceOf(&Cell{}, c)
-	s.Adopt(token)
+	s.Adopt(done.Token)
 	if err := s.Refresh(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -168,7 +172,7 @@ func TestSignInOverANetwork(t *testing.T) {
 // where the rule says so.
 func TestSignInRefused(t *testing.T) {
 	t.Parallel()
-	unreachable := errors.New("no connection")
+	unreachable, refused := errors.New("no connection"), fmt.Errorf("535: %w", ErrRefused)
 	for name, test := range map[string]struct {
 		reason  Reason
 		posts   int // to the token endpoint
@@ -217,7 +221,10 @@ func TestSignInRefused(t *testing.T) {
 		"wrong account, pinned":  {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else")},
 		"pinned, let in":         {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else"), verdict: true},
 		"pinned, now nameless":   {reason: ReasonIdentity, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }, verify: unreachable, verdict: true},
-		"the server refuses":     {reason: ReasonIdentity, posts: 1, verify: fmt.Errorf("535: %w", ErrRefused), verdict: true},
+		"refused by name, too":   {reason: ReasonIdentity, posts: 1, person: "boss@example.com", verify: refused, verdict: true},
+		"refused, pinned":        {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else"), verify: refused, verdict: true},
+		"refused and nameless":   {reason: ReasonMailServer, posts: 1, before: claim("email", nil), verify: refused, verdict: true},
+		"refused, no ID token":   {reason: ReasonMailServer, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }, verify: refused, verdict: true},
 		"storage fails to store": {reason: ReasonStorage, posts: 1, then: func(f *fixture, _ *signIn) {
 			f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
 				if op == tokenstest.OpStore && strings.HasPrefix(key, prefixTokens) {
@@ -491,7 +498,7 @@ func TestTicket(t *testing.T) {
 			t.Errorf("ticket %q", sealed)
 		}
 		got, err := flow.OpenTicket(sealed)
-		if err != nil || got != (Ticket{f.account, "select_account", "ops", expires}) {
+		if err != nil || got != (Ticket{f.account, "select_account", "ops", expires.Add(-flowLife), expires}) {
 			t.Errorf("OpenTicket = %+v, %v", got, err)
 		}
 		begun, err := flow.Begin(t.Context(), f.client, got)

@@ -7,6 +7,8 @@ type FlowError struct {
 	// Account is the account, where it is known.
 	Account Account
 	Err     error
+	// ticket is the invitation, once a browser has proved that it is its own.
+	ticket Ticket
 }
 
 // Reason says why a sign-in ended without a token.
@@ -27,6 +29,10 @@ const (
 	ReasonRefresh  Reason = "no_refresh"     // no refresh token came
 	ReasonIdentity Reason = "wrong_account"  // somebody else signed in
 	ReasonStorage  Reason = "storage"        // the token could not be kept
+
+	// ReasonMailServer: the mail server refuses the new token, and who signed in
+	// isn't known well enough to keep it.
+	ReasonMailServer Reason = "mail_server"
 )
 
 func (e *FlowError) Error() string {

@@ -75,6 +75,19 @@ func (p *Provider) Title() string {
 	return p.Name
 }
 
+// Registration identifies what a grant belongs to (RFC 6749, section 6: a
+// refresh token is bound to the client that it was issued to): the issuer, or
+// the token endpoint where none is given, and the client id. It is a hash, and
+// no secret takes part. Two settings with different ones must not see each
+// other's tokens.
+func (p Provider) Registration() string {
+	server := p.Issuer
+	if server == "" {
+		server = p.TokenEndpoint
+	}
+	return digest(server, p.ClientID)
+}
+
 // AllowsServer reports whether a mail server may see this provider's tokens.
 func (p *Provider) AllowsServer(host string) bool {
 	return slices.Contains(p.Servers, strings.ToLower(strings.TrimSuffix(host, ".")))

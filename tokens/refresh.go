@@ -107,16 +107,20 @@ func (s *Source) lock(ctx context.Context) (unlock func(), err *Error) {
 // look returns the newest token known and whether it is stored, or an error
 // where no refresh can be tried with it.
 func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error) {
+	s.cell.looked(s.opts.Now())
 	stored, err := s.store.Load(ctx, s.account)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, false, s.gone()
+		return nil, false, s.lose(ErrNotAuthorized)
 	case unreadable(err):
 		return nil, false, s.fail("token", KindConfig, err)
 	case err != nil:
 		return nil, false, s.fail("token", KindTransient, err)
 	}
 	t, saved = s.cell.latest(stored)
+	if !t.belongsTo(s.registration) {
+		return nil, false, s.lose(ErrOtherRegistration)
+	}
 	if t.Revoked {
 		e := s.fail("token", KindNeedsPerson, errors.New("the provider has ended the grant"))
 		if t.Failure != nil {
@@ -128,15 +132,15 @@ func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error
 	return t, saved, nil
 }
 
-// gone forgets a token that is no longer in the storage: somebody has
-// disconnected the account.
-func (s *Source) gone() *Error {
+// lose forgets a token that is no longer in the storage: somebody has
+// disconnected the account, or authorized it at another provider or client.
+func (s *Source) lose(reason error) *Error {
 	c := s.cell
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.unsaved = false
 	c.setLocked(nil)
-	return s.fail("token", KindNeedsPerson, ErrNotAuthorized)
+	return s.fail("token", KindNeedsPerson, reason)
 }
 
 // unreadable reports whether an error says that a record is there and can't be
@@ -159,6 +163,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 	now := s.opts.Now().UTC()
 	next := *t
 	next.Generation++
+	next.Registration = s.registration // old records have none; the provider took its token
 	next.AccessToken = NewSecret(g.accessToken)
 	next.RefreshToken, next.PreviousRefreshToken = used, Secret{}
 	if g.refreshToken != "" && g.refreshToken != used.Reveal() {
@@ -176,7 +181,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 	case errors.Is(loadErr, fs.ErrNotExist):
 		s.opts.Logger.Warn("the account was disconnected during a refresh")
 		_, _ = s.client.revoke(ctx, next.RefreshToken.Reveal())
-		return s.gone()
+		return s.lose(ErrNotAuthorized)
 	case loadErr == nil && stored.supersedes(t):
 		s.opts.Logger.Warn("another instance has stored a token during a refresh; the storage's lock does not hold")
 		return s.yield(stored)
@@ -200,6 +205,9 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 
 // yield takes another instance's token.
 func (s *Source) yield(stored *Token) *Error {
+	if !stored.belongsTo(s.registration) {
+		return s.lose(ErrOtherRegistration)
+	}
 	s.cell.publish(stored, true)
 	if stored.usable(s.opts.Now()) && !s.cell.refusedToken(stored) {
 		return nil
@@ -257,8 +265,8 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Err
 	stored, err := s.store.Load(ctx, s.account)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return s.gone()
-	case err == nil && stored.supersedes(t):
+		return s.lose(ErrNotAuthorized)
+	case err == nil && (stored.supersedes(t) || !stored.belongsTo(s.registration)):
 		return s.yield(stored)
 	case err != nil && e.Kind == KindNeedsPerson:
 		// Whether this was the newest refresh token isn't known: nothing ends

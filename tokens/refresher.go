@@ -3,7 +3,6 @@ package tokens
 import (
 	"context"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,11 +10,17 @@ import (
 
 const (
 	// refreshTick is how often the refresher looks for tokens that are due. It
-	// is also how soon a sign-in at another instance is noticed.
+	// is also how soon a sign-in at another instance is noticed where one is
+	// waited for.
 	refreshTick = 5 * time.Second
 	// refreshParallel bounds refreshes under way at one provider: all of them
 	// are between the provider's answer and the storage at some moment.
 	refreshParallel = 4
+	// watchAll is up to how many accounts all are watched for what other
+	// instances do. Of more, only those that are in use.
+	watchAll = 1000
+	// inUse is how long after its last use an account counts as being in use.
+	inUse = time.Hour
 	// sweepEvery is how often marks of used states are swept.
 	sweepEvery = time.Hour
 )
@@ -43,7 +48,7 @@ func (r *Refresher) Run(ctx context.Context) {
 	for _, s := range r.Sources {
 		l := lanes[s.account.Provider]
 		if l == nil {
-			l = &lane{logger: r.logger()}
+			l = &lane{logger: r.logger(), all: len(r.Sources) <= watchAll}
 			lanes[s.account.Provider] = l
 		}
 		l.sources = append(l.sources, s)
@@ -56,14 +61,23 @@ func (r *Refresher) Run(ctx context.Context) {
 		for _, l := range lanes {
 			if l.busy.CompareAndSwap(false, true) {
 				wg.Go(func() {
+					defer survive(l.logger, "the refresher")
 					defer l.busy.Store(false)
 					l.pass(ctx, now)
+				})
+			}
+			if l.watching.CompareAndSwap(false, true) {
+				wg.Go(func() {
+					defer survive(l.logger, "watching the storage")
+					defer l.watching.Store(false)
+					l.watch(ctx, now)
 				})
 			}
 		}
 		if r.Store != nil && now.Sub(swept) > sweepEvery {
 			swept = now
 			wg.Go(func() {
+				defer survive(r.logger(), "sweeping used states")
 				if err := r.Store.SweepStates(ctx, now); err != nil {
 					r.logger().Warn("sweeping used states", "error", err)
 				}
@@ -79,9 +93,11 @@ func (r *Refresher) Run(ctx context.Context) {
 
 // lane is the accounts of one provider.
 type lane struct {
-	sources []*Source
-	logger  *slog.Logger
-	busy    atomic.Bool // a pass is under way
+	sources  []*Source
+	all      bool // watch accounts that nobody uses, too
+	logger   *slog.Logger
+	busy     atomic.Bool // a pass is under way
+	watching atomic.Bool // a watch is under way
 }
 
 // pass renews what is due now.
@@ -100,15 +116,28 @@ func (l *lane) pass(ctx context.Context, now time.Time) {
 		case slots <- struct{}{}:
 		}
 		wg.Go(func() {
+			defer survive(l.logger, "the refresher")
 			defer func() { <-slots }()
-			defer func() {
-				if p := recover(); p != nil {
-					l.logger.Error("panic in the refresher", "panic", p, "stack", string(debug.Stack()))
-				}
-			}()
 			// Failures are logged where they happen and kept with the token.
 			_ = s.renew(context.WithoutCancel(ctx), renewal{ahead: ahead})
 		})
+	}
+}
+
+// watch looks for what other instances have done to accounts that need no
+// renewal. It takes its time, one account after the other, and apart from the
+// passes, which a slow storage would hold up.
+func (l *lane) watch(ctx context.Context, now time.Time) {
+	for _, s := range l.sources {
+		if ctx.Err() != nil {
+			return
+		}
+		if !l.all && now.Unix()-s.cell.lastUsed.Load() > int64(inUse/time.Second) || !s.unwatched(now) {
+			continue
+		}
+		if err := s.notice(ctx); err != nil && !unreadable(err) {
+			return // the storage is in trouble: so would be the next look
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"runtime/debug"
 	"time"
 )
 
@@ -61,6 +60,7 @@ func (s *Source) renew(ctx context.Context, want renewal) error {
 			}
 			f = &flight{done: make(chan struct{}), forced: want.force, epoch: c.epoch}
 			c.flight = f
+			underWay.begin()
 			go s.fly(context.WithoutCancel(ctx), f, want)
 		}
 		c.mu.Unlock()
@@ -75,7 +75,8 @@ func (s *Source) renew(ctx context.Context, want renewal) error {
 	}
 }
 
-// claim keeps renewals away until the flight that it returns is landed.
+// claim keeps renewals away until the flight that it returns is landed. It is
+// under way then.
 func (s *Source) claim(ctx context.Context) (*flight, error) {
 	c := s.cell
 	for {
@@ -84,6 +85,7 @@ func (s *Source) claim(ctx context.Context) (*flight, error) {
 		if f == nil {
 			f = &flight{done: make(chan struct{})}
 			c.flight = f
+			underWay.begin()
 			c.mu.Unlock()
 			return f, nil
 		}
@@ -98,11 +100,10 @@ func (s *Source) claim(ctx context.Context) (*flight, error) {
 
 // fly does the work of a flight and lands it.
 func (s *Source) fly(ctx context.Context, f *flight, want renewal) {
+	defer survive(s.opts.Logger, "a token renewal")
+	defer underWay.end()
 	err := s.fail("refresh", KindTransient, errors.New("the renewal crashed"))
 	defer func() {
-		if r := recover(); r != nil {
-			s.opts.Logger.Error("panic in a token renewal", "panic", r, "stack", string(debug.Stack()))
-		}
 		c := s.cell
 		c.mu.Lock()
 		c.flight = nil

@@ -19,7 +19,9 @@ type Source struct {
 	client  *Client
 	store   *Store
 	cell    *Cell
-	opts    SourceOptions
+	// registration is what a token must belong to.
+	registration string
+	opts         SourceOptions
 	// early, from 0 to 1, sets the instances of a fleet apart.
 	early float64
 }
@@ -64,7 +66,10 @@ func NewSource(a Account, c *Client, s *Store, cell *Cell, o SourceOptions) *Sou
 	o.Logger = o.Logger.With("provider", a.Provider, "user", a.User)
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%d %s", instance, a.hash())
-	return &Source{account: a, client: c, store: s, cell: cell, opts: o, early: float64(h.Sum64()%1000) / 1000}
+	return &Source{
+		account: a, client: c, store: s, cell: cell, opts: o,
+		registration: c.provider.Registration(), early: float64(h.Sum64()%1000) / 1000,
+	}
 }
 
 // Account returns the account that the source serves.
@@ -76,6 +81,11 @@ const refusalPause = 5 * time.Minute
 
 // ErrNotAuthorized: nobody has signed in to the account yet.
 var ErrNotAuthorized = errors.New("nobody has signed in to this account yet")
+
+// ErrOtherRegistration: the token that is stored belongs to another
+// [Provider.Registration]. It is neither used nor touched; only a sign-in or
+// [Source.Disconnect] takes its place.
+var ErrOtherRegistration = errors.New("the account was authorized at another provider or client; sign in again or put the setting back")
 
 // AccessToken returns an access token that is good for at least the next
 // minute, or the next tenth of its life where that is shorter. The error is an
@@ -138,6 +148,10 @@ func (s *Source) Adopt(t *Token) {
 		s.opts.Logger.Error("the token of another account was to be adopted", "other", t.Account.String())
 		return
 	}
+	if !t.belongsTo(s.registration) {
+		s.opts.Logger.Error("a token of another provider or client was to be adopted")
+		return
+	}
 	s.cell.mu.Lock()
 	s.cell.resetLocked(t)
 	s.cell.mu.Unlock()
@@ -149,6 +163,7 @@ func (s *Source) Adopt(t *Token) {
 // Disconnect revokes the grant at the provider, where it has an endpoint for
 // that (RFC 7009), and deletes the token. It reports whether the provider was
 // told. An unreachable provider does not keep the token from being deleted.
+// A token of another registration is deleted, and no provider told.
 // The context bounds the waiting for a renewal under way only.
 func (s *Source) Disconnect(ctx context.Context) (revoked bool, err error) {
 	f, err := s.claim(ctx)
@@ -156,6 +171,7 @@ func (s *Source) Disconnect(ctx context.Context) (revoked bool, err error) {
 		return false, err
 	}
 	outcome := s.fail("token", KindTransient, errors.New("the account was being disconnected"))
+	defer underWay.end()
 	defer func() {
 		s.cell.mu.Lock()
 		s.cell.flight = nil
@@ -193,7 +209,7 @@ func (s *Source) disconnect(ctx context.Context) (revoked bool, err error) {
 	if t == nil || stored != nil && stored.supersedes(t) {
 		t = stored
 	}
-	if t != nil {
+	if t != nil && t.belongsTo(s.registration) {
 		if revoked, err = s.client.revoke(ctx, t.RefreshToken.Reveal()); err != nil {
 			s.opts.Logger.Warn("the provider did not take the revocation; remove the application there", "error", err)
 			revoked = false

@@ -63,6 +63,11 @@ func (s *Source) Status(ctx context.Context) Status {
 		}
 		t = stored
 	}
+	if !t.belongsTo(s.registration) {
+		st.State = StateUnauthorized
+		st.Failure = s.fail("token", KindNeedsPerson, ErrOtherRegistration).failure(s.opts.Now())
+		return st
+	}
 	st.Identity, st.Scopes, st.Generation = t.Identity, t.Scopes, t.Generation
 	st.AuthorizedAt, st.AuthorizedBy = t.AuthorizedAt, t.AuthorizedBy
 	st.IssuedAt, st.Expiry, st.Failure = t.IssuedAt, t.Expiry, t.Failure

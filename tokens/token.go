@@ -12,6 +12,9 @@ import (
 // takes its place.
 type Token struct {
 	Account Account
+	// Registration is the [Provider.Registration] that the grant belongs to;
+	// empty in records from before it was kept, until the next refresh.
+	Registration string
 	// Generation grows by one with each grant and each refresh.
 	Generation uint64
 	// AccessToken opens the mail server until Expiry.
@@ -95,6 +98,12 @@ func (t *Token) fromFuture(now time.Time) bool {
 	return now.Before(t.IssuedAt.Add(-time.Minute))
 }
 
+// belongsTo reports whether the grant was made to a registration, or may have
+// been: old records do not tell.
+func (t *Token) belongsTo(registration string) bool {
+	return t.Registration == "" || t.Registration == registration
+}
+
 // supersedes reports whether t was granted or issued after o. A later sign-in
 // counts more than the generation, which begins anew after a disconnect.
 func (t *Token) supersedes(o *Token) bool {
@@ -123,6 +132,7 @@ type record struct {
 	Version              int       `json:"version"`
 	Provider             string    `json:"provider"`
 	User                 string    `json:"user"`
+	Registration         string    `json:"registration,omitempty"`
 	Generation           uint64    `json:"generation"`
 	AccessToken          string    `json:"access_token,omitempty"`
 	RefreshToken         string    `json:"refresh_token,omitempty"`
@@ -142,6 +152,7 @@ func encodeToken(t *Token) ([]byte, error) {
 		Version:              recordVersion,
 		Provider:             t.Account.Provider,
 		User:                 t.Account.User,
+		Registration:         t.Registration,
 		Generation:           t.Generation,
 		AccessToken:          t.AccessToken.Reveal(),
 		RefreshToken:         t.RefreshToken.Reveal(),
@@ -172,6 +183,7 @@ func decodeToken(data []byte) (*Token, error) {
 	}
 	return &Token{
 		Account:              Account{Provider: r.Provider, User: r.User},
+		Registration:         r.Registration,
 		Generation:           r.Generation,
 		AccessToken:          NewSecret(r.AccessToken),
 		RefreshToken:         NewSecret(r.RefreshToken),

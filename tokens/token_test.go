@@ -15,7 +15,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 89, time.UTC)
 	for name, want := range map[string]*Token{
 		"full": {
-			Account: Account{"m365", "Ärger@example.com"}, Generation: 7,
+			Account: Account{"m365", "Ärger@example.com"}, Registration: "hash", Generation: 7,
 			AccessToken: NewSecret("a"), RefreshToken: NewSecret("r"), PreviousRefreshToken: NewSecret("p"),
 			Scopes:       []string{"x", "y"},
 			Identity:     Identity{"iss", "sub", "tid", "oid", []string{"n@example.com"}},

@@ -1,0 +1,68 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+)
+
+// noticeEvery is how old the last look at the storage gets while a token is
+// healthy: nothing else would show that another instance has disconnected the
+// account, or signed it in anew. Up to noticeJitter is added, which sets
+// accounts and instances apart.
+const (
+	noticeEvery  = 50 * time.Second
+	noticeJitter = 20 * time.Second
+)
+
+// unwatched reports whether a look at the storage is due.
+func (s *Source) unwatched(now time.Time) bool {
+	c := s.cell
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	after := noticeEvery + time.Duration(s.early*float64(noticeJitter))
+	// A clock that was set back must not keep it from looking.
+	return c.noticeableLocked() && now.Sub(c.lookedAt).Abs() >= after
+}
+
+// noticeableLocked reports whether the storage's word on the account may be
+// taken just so: there is a token that is stored and nobody works on it. A
+// renewal looks for itself, and what is not stored yet must not be lost to a
+// storage that is in trouble.
+func (c *Cell) noticeableLocked() bool {
+	return c.newest != nil && !c.unsaved && c.flight == nil
+}
+
+// notice looks at the storage once, without its lock, and takes over what
+// another instance has done: it writes nothing and asks no provider. What
+// happens here meanwhile is newer than the look.
+func (s *Source) notice(ctx context.Context) error {
+	c := s.cell
+	c.mu.Lock()
+	known, epoch := c.newest, c.epoch
+	c.lookedAt = s.opts.Now()
+	c.mu.Unlock()
+	stored, err := s.store.Load(ctx, s.account)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.noticeableLocked() || c.newest != known || c.epoch != epoch:
+	case err != nil:
+		s.opts.Logger.Info("the account was disconnected at another instance")
+		c.resetLocked(nil)
+	case !stored.supersedes(known): // an old one, from a storage that lags behind
+	case !stored.belongsTo(s.registration):
+		s.opts.Logger.Warn("the account was authorized anew at another provider or client; is an instance's configuration old?")
+		c.resetLocked(nil)
+	case stored.AuthorizedAt.After(known.AuthorizedAt):
+		s.opts.Logger.Info("the account was authorized at another instance")
+		c.resetLocked(stored)
+	default:
+		c.setLocked(stored)
+	}
+	return nil
+}
