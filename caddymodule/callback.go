@@ -235,7 +235,7 @@ func (h *Handler) signInFailed(w http.ResponseWriter, s *snapshot, p *provider, 
 	}
 	prompt := ""
 	if f.Reason == tokens.ReasonIdentity {
-		prompt = "select_account"
+		prompt = p.settings.Picker()
 	}
 	if ticket, _, ok := h.app.flow.Renew(f, prompt); ok && advice.again != "" {
 		pg.Form = &pageForm{Action: s.redirectBase.JoinPath(p.name, startSegment).Path, Ticket: ticket, Button: advice.again}

@@ -121,12 +121,17 @@ func (s *oauthSite) begin(target string) (address, cookie string) {
 	if got.status != 200 || !strings.Contains(got.body, mailbox) {
 		s.t.Fatalf("start page: status %d: %s", got.status, got.body)
 	}
-	m := ticketField.FindStringSubmatch(got.body)
+	return s.press(got)
+}
+
+// press presses the button of a page.
+func (s *oauthSite) press(pg answer) (address, cookie string) {
+	s.t.Helper()
+	m := ticketField.FindStringSubmatch(pg.body)
 	if m == nil {
-		s.t.Fatalf("no ticket in %s", got.body)
+		s.t.Fatalf("no ticket in %s", pg.body)
 	}
-	path, _, _ := strings.Cut(target, "?")
-	got = s.do("POST", path, map[string]string{
+	got := s.do("POST", "/oauth/callback/idp/start", map[string]string{
 		"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin",
 	}, url.Values{"ticket": {html.UnescapeString(m[1])}}.Encode())
 	if got.status != 303 {
@@ -220,6 +225,15 @@ func TestRefusedSignIns(t *testing.T) {
 	}{
 		{"somebody else signs in", func() answer {
 			address, cookie := s.begin(s.invite())
+			return s.consent(address, cookie, "somebody@example.com")
+		}, "Another account signed in"},
+		{"somebody else signs in, and again", func() answer {
+			address, cookie := s.begin(s.invite())
+			first := s.consent(address, cookie, "somebody@example.com")
+			address, cookie = s.press(first)
+			if u, err := url.Parse(address); err != nil || u.Query().Get("prompt") != "login consent" {
+				t.Errorf("the second time the provider is asked at %s", address)
+			}
 			return s.consent(address, cookie, "somebody@example.com")
 		}, "Another account signed in"},
 		{"no cookie", func() answer {

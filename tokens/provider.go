@@ -33,6 +33,10 @@ type Provider struct {
 	ScopeOnRefresh bool
 	// Prompt is the value of the prompt parameter; empty sends none.
 	Prompt string
+	// PickerPrompt is the prompt that makes the provider ask which account to
+	// use, after a wrong one has signed in. Empty: login, which every OpenID
+	// provider must know, while some refuse select_account.
+	PickerPrompt string
 	// AuthParams are further parameters of the authorization request.
 	AuthParams map[string]string
 	// IssRule is what to make of the iss parameter (RFC 9207).
@@ -86,6 +90,14 @@ func (p Provider) Registration() string {
 		server = p.TokenEndpoint
 	}
 	return digest(server, p.ClientID)
+}
+
+// Picker is the prompt for a sign-in after a wrong account had signed in.
+func (p *Provider) Picker() string {
+	if p.PickerPrompt != "" {
+		return p.PickerPrompt
+	}
+	return "login"
 }
 
 // AllowsServer reports whether a mail server may see this provider's tokens.
