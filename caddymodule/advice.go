@@ -17,8 +17,20 @@ type advice struct {
 	again string
 }
 
-// signInAdvice says in plain words what a reason means and what to do.
-func signInAdvice(r tokens.Reason) advice {
+// signInAdvice says in plain words what a reason means and what to do. E is the
+// provider's error, if it gave one.
+func signInAdvice(r tokens.Reason, e *tokens.Error) advice {
+	switch {
+	case e == nil:
+	case e.Kind == tokens.KindConfig:
+		return advice{http.StatusBadGateway, "The provider refuses this server", []string{
+			"It does not accept how this server is registered with it, or what it asks for. Nothing was changed. Trying again does not help: the operator has to correct the provider's settings, here or there.",
+		}, false, ""}
+	case r == tokens.ReasonDenied && e.Temporary():
+		return advice{http.StatusBadGateway, "The provider has trouble at the moment", []string{
+			"Nothing was changed. Try again in a while.",
+		}, false, "Try again"}
+	}
 	switch r {
 	case tokens.ReasonTicket:
 		return advice{http.StatusGone, "This link cannot be used any more", []string{

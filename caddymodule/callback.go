@@ -36,7 +36,7 @@ func (h *Handler) serveCallback(w http.ResponseWriter, r *http.Request, next cad
 	}
 	rest, under := strings.CutPrefix(cleaned, s.redirectBase.Path+"/")
 	p := s.callbacks[cleaned]
-	if !under && p == nil {
+	if !under && p == nil && cleaned != s.redirectBase.Path {
 		return passOn(w, r, next, notFound)
 	}
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
@@ -221,12 +221,12 @@ func (h *Handler) signInFailed(w http.ResponseWriter, s *snapshot, p *provider, 
 		f = &tokens.FlowError{Reason: tokens.ReasonStorage, Err: err}
 	}
 	h.logger.Warn("sign-in failed", "provider", p.name, "user", f.Account.User, "reason", string(f.Reason), "error", err)
-	advice := signInAdvice(f.Reason)
+	e, _ := errors.AsType[*tokens.Error](f.Err)
+	advice := signInAdvice(f.Reason, e)
 	pg := &page{Title: advice.title, Text: advice.text}
 	if f.Account.User != "" {
 		pg.Facts = []fact{{"Mailbox", f.Account.User}, {"Provider", p.settings.Title()}}
 	}
-	e, _ := errors.AsType[*tokens.Error](f.Err)
 	switch {
 	case e != nil && (e.Code != "" || e.Description != ""):
 		pg.Said = strings.TrimSpace(e.Code + " " + e.Description)

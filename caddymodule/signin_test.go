@@ -270,6 +270,17 @@ func TestRefusedSignIns(t *testing.T) {
 				"error": {"access_denied"}, "error_description": {"<script>alert(1)</script>"}, "state": {u.Query().Get("state")}, "iss": {s.idp.Issuer},
 			}, cookie)
 		}, "did not grant access"},
+		{"refused for its settings", func() answer {
+			address, cookie := s.begin(s.invite())
+			u, err := url.Parse(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.callback(url.Values{"error": {"invalid_scope"}, "state": {u.Query().Get("state")}, "iss": {s.idp.Issuer}}, cookie)
+		}, "The provider refuses this server"},
+		{"answer without a provider", func() answer {
+			return s.do("GET", "/oauth/callback?code=x&state=y", nil, "")
+		}, "There is no such page"},
 		{"another provider's callback", func() answer {
 			address, cookie := s.begin(s.invite())
 			response, err := s.idp.Consent(address, mailbox)

@@ -1,0 +1,133 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mailServer is a mail server under test. All of them hand everything on to the
+// test's mailbox, which nobody but a signed-in user can reach.
+type mailServer interface {
+	// ports returns where it serves SMTP with STARTTLS, and with TLS from the
+	// start.
+	ports() (starttls, implicit int)
+	start(t testing.TB)
+	stop()
+	// log is what it has said so far.
+	log() string
+}
+
+// postfix is an instance of Postfix with a folder of its own.
+type postfix struct {
+	server
+	starttlsPort, implicitPort int
+}
+
+const postfixMain = `
+compatibility_level = 3.6
+queue_directory = %[1]s/queue
+data_directory = %[1]s/data
+maillog_file = /dev/stdout
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = mx.example.net
+mydestination =
+mynetworks =
+alias_maps =
+alias_database =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+default_transport = lmtp:inet:127.0.0.1:%[2]d
+lmtp_destination_recipient_limit = 200
+default_destination_concurrency_limit = 10
+message_size_limit = 62914560
+mailbox_size_limit = 0
+smtputf8_enable = yes
+smtpd_tls_security_level = encrypt
+smtpd_tls_auth_only = yes
+smtpd_tls_cert_file = %[3]s
+smtpd_tls_key_file = %[4]s
+smtp_tls_security_level = none
+lmtp_tls_security_level = none
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = dovecot
+smtpd_sasl_path = %[5]s
+smtpd_sasl_security_options = noanonymous
+smtpd_relay_restrictions = permit_sasl_authenticated, reject
+smtpd_recipient_restrictions = permit_sasl_authenticated, reject
+smtpd_timeout = %[6]s
+smtpd_forbid_bare_newline = yes
+biff = no
+`
+
+const postfixMaster = `
+127.0.0.1:%[1]d inet n - n - - smtpd
+127.0.0.1:%[2]d inet n - n - - smtpd -o smtpd_tls_wrappermode=yes
+pickup    unix  n - n 60 1 pickup
+cleanup   unix  n - n - 0 cleanup
+qmgr      unix  n - n 300 1 qmgr
+tlsmgr    unix  - - n 1000? 1 tlsmgr
+rewrite   unix  - - n - - trivial-rewrite
+bounce    unix  - - n - 0 bounce
+defer     unix  - - n - 0 bounce
+trace     unix  - - n - 0 bounce
+verify    unix  - - n - 1 verify
+flush     unix  n - n 1000? 0 flush
+proxymap  unix  - - n - - proxymap
+smtp      unix  - - n - - smtp
+lmtp      unix  - - n - - lmtp
+showq     unix  n - n - - showq
+error     unix  - - n - - error
+retry     unix  - - n - - error
+discard   unix  - - n - - discard
+anvil     unix  - - n - 1 anvil
+scache    unix  - - n - 1 scache
+postlog   unix-dgram n - n - 1 postlogd
+`
+
+// startPostfix starts Postfix. idle is after how long it closes a connection on
+// which nothing happens, in its own notation.
+func startPostfix(t testing.TB, dir string, a *authority, m *mailbox, sasl *dovecot, idle string) *postfix {
+	t.Helper()
+	dir = filepath.Join(dir, "postfix")
+	p := &postfix{starttlsPort: reservePort(t), implicitPort: reservePort(t)}
+	for _, d := range []string{"", "queue", "data", "config"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil { // its own users pass through
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("chown", "postfix:", filepath.Join(dir, "data")).CombinedOutput(); err != nil {
+		t.Fatalf("Postfix is missing or broken: it has no user: %v: %s", err, out)
+	}
+	config := filepath.Join(dir, "config")
+	files := map[string]string{
+		"main.cf":   fmt.Sprintf(postfixMain, dir, m.Port, a.certFile, a.keyFile, sasl.socket, idle),
+		"master.cf": fmt.Sprintf(postfixMaster, p.starttlsPort, p.implicitPort),
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(config, name), []byte(strings.TrimLeft(content, "\n")), 0o644); err != nil { // read by its own users
+			t.Fatal(err)
+		}
+	}
+	p.name = "Postfix"
+	if out, err := exec.Command(program("postfix", "/usr/sbin/postfix"), "-c", config, "check").CombinedOutput(); err != nil { // makes the queue's folders
+		t.Fatalf("Postfix is missing or broken: %v: %s", err, out)
+	}
+	// Without the script that usually starts it, to be its parent: signals reach it
+	// and, through it, all that it has started.
+	p.argv = []string{"/usr/lib/postfix/sbin/master", "-c", config, "-s"}
+	p.leads = true
+	p.ready = listens(p.starttlsPort, p.implicitPort)
+	t.Cleanup(p.stop)
+	p.start(t)
+	return p
+}
+
+func (p *postfix) ports() (starttls, implicit int) { return p.starttlsPort, p.implicitPort }
+func (p *postfix) log() string                     { return p.output.String() }

@@ -1,0 +1,270 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The mail servers that a Stack can have.
+const (
+	onPostfix    = "postfix"
+	onExim       = "exim"
+	onSMTPServer = "smtp-server"
+)
+
+// Options say what a Stack is to be like.
+type Options struct {
+	// Servers are the mail servers; none means Postfix.
+	Servers []string
+	// TokenLife is how long access tokens live; zero means an hour.
+	TokenLife time.Duration
+	// TokenBits is the randomness of tokens; zero means oidc-provider's own
+	// choice, 43 characters.
+	TokenBits int
+	// Idle is after how long Postfix closes an idle connection; empty means its
+	// own choice, five minutes.
+	Idle string
+	// Tapped puts a tap before each mail server.
+	Tapped bool
+}
+
+// Stack is one Caddy with all that it needs. It has these tenants for each mail
+// server, each with an API key:
+//
+//	<server>              XOAUTH2 over STARTTLS
+//	<server>-oauthbearer  OAUTHBEARER over implicit TLS (not smtp-server)
+//	<server>-password     PLAIN over STARTTLS
+type Stack struct {
+	// URL is where Caddy's site is, without a slash at the end.
+	URL string
+	// AdminURL is where Caddy's own administration is.
+	AdminURL string
+
+	dir       string
+	user      string // the mailbox that signs in
+	authority *authority
+	proxy     *proxy
+	idp       *server
+	dovecot   *dovecot
+	mail      map[string]mailServer
+	taps      map[string]*tap // by tenant
+	mailbox   *mailbox
+	caddy     *server
+	keys      map[string]string // by tenant
+	// clientSecret and password are in Caddy's environment.
+	clientSecret, password string
+	// answers and pages are what clients have been shown.
+	answers, pages []string
+}
+
+const site = `{
+	admin %[1]s
+	persist_config off
+	storage file_system %[2]s/storage
+	log {
+		level DEBUG
+	}
+	oauth_mail {
+		redirect_base %[3]s/oauth/callback
+		provider idp {
+			display_name "The provider"
+			issuer %[4]s
+			client_id mailer
+			client_secret {env.E2E_CLIENT_SECRET}
+			client_auth basic
+			scopes openid email offline_access smtp.send
+			servers localhost
+		}
+%[5]s
+	}
+}
+%[3]s {
+	log
+	@send path /emails /emails/*
+	oauth_mail @send send
+	oauth_mail /oauth/* callback
+	handle_path /admin/* {
+		basic_auth {
+			ops $2a$04$0Cir8j4ndXT4sZOEfTay1OCpv.6q67K/wbd9Fr3sCX62JUKlFGdjy
+		}
+		oauth_mail admin {
+			role admin ops
+		}
+	}
+	respond 404
+}
+`
+
+// The operator of the site above.
+const (
+	operator         = "ops"
+	operatorPassword = "operator-password"
+)
+
+// Start starts a Stack. It ends with the test.
+func Start(t testing.TB, o Options) *Stack {
+	t.Helper()
+	dir, err := os.MkdirTemp(suiteDir, "")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // see suiteDir
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Characters that every way of encoding has to deal with.
+	s := &Stack{
+		dir: dir, user: "sender@example.com", mail: map[string]mailServer{}, taps: map[string]*tap{}, keys: map[string]string{},
+		clientSecret: "canary+client/secret=%&: " + rand.Text(), password: "canary-password-" + rand.Text(),
+		authority: newAuthority(t, dir), mailbox: newMailbox(t, dir),
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of Caddy's log:\n%s", s.tail())
+			for name, m := range s.mail {
+				t.Logf("the end of the log of %s:\n%s", name, tail(m.log()))
+			}
+			if s.dovecot != nil {
+				t.Logf("the end of Dovecot's log:\n%s", s.dovecot.output.tail())
+			}
+			if s.idp != nil {
+				t.Logf("the end of oidc-provider's log:\n%s", s.idp.output.tail())
+			}
+		}
+	})
+	s.URL = fmt.Sprintf("http://localhost:%d", reservePort(t))
+	s.AdminURL = fmt.Sprintf("http://localhost:%d", reservePort(t))
+	introspectionSecret := "introspection-" + rand.Text()
+	s.startProvider(t, o, introspectionSecret)
+	introspection := s.proxy.URL.JoinPath("/token/introspection")
+
+	servers := o.Servers
+	if len(servers) == 0 {
+		servers = []string{onPostfix}
+	}
+	idle := o.Idle
+	if idle == "" {
+		idle = "300s"
+	}
+	const passwordUser = "relay-user"
+	var tenants strings.Builder
+	env := []string{"E2E_CLIENT_SECRET=" + s.clientSecret, "E2E_PASSWORD=" + s.password, "HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}
+	for _, name := range servers {
+		if name != onSMTPServer && s.dovecot == nil {
+			s.dovecot = startDovecot(t, dir, introspection, introspectionSecret, passwordUser, s.password)
+		}
+		switch name {
+		case onPostfix:
+			s.mail[name] = startPostfix(t, dir, s.authority, s.mailbox, s.dovecot, idle)
+		case onExim:
+			s.mail[name] = startExim(t, dir, s.authority, s.mailbox, s.dovecot)
+		case onSMTPServer:
+			s.mail[name] = startSMTPServer(t, dir, s.authority, s.mailbox, introspection.String(), introspectionSecret, passwordUser, s.password)
+		default:
+			t.Fatalf("no mail server %q", name)
+		}
+		starttls, implicit := s.mail[name].ports()
+		for _, kind := range []struct{ name, auth, scheme string }{
+			{name, "auth oauth idp xoauth2", ""},
+			{name + "-oauthbearer", "auth oauth idp oauthbearer", "smtps://"},
+			{name + "-password", "auth password " + passwordUser + " {env.E2E_PASSWORD}", ""},
+		} {
+			if name == onSMTPServer && strings.HasSuffix(kind.name, "oauthbearer") {
+				continue // it does not know it
+			}
+			port := starttls
+			if kind.scheme != "" {
+				port = implicit
+			}
+			if o.Tapped {
+				s.taps[kind.name] = newTap(t, s.authority, port, kind.scheme != "")
+				port = s.taps[kind.name].port
+			}
+			user := ""
+			if strings.Contains(kind.auth, "oauth ") {
+				user = "user " + s.user
+			}
+			variable := fmt.Sprintf("E2E_KEY_%d", len(s.keys))
+			s.keys[kind.name] = "canary-key-" + rand.Text()
+			env = append(env, variable+"="+s.keys[kind.name])
+			fmt.Fprintf(&tenants, `
+		tenant %[1]s {
+			server %[2]slocalhost:%[3]d
+			%[4]s
+			%[5]s
+			from "The Sender" <%[6]s>
+			senders *@example.com
+			ca_file %[7]s
+		}
+		key %[1]s {env.%[8]s} %[1]s
+`, kind.name, kind.scheme, port, kind.auth, user, s.user, s.authority.caFile, variable)
+		}
+	}
+	config := filepath.Join(dir, "Caddyfile")
+	text := fmt.Sprintf(site, strings.TrimPrefix(s.AdminURL, "http://"), dir, s.URL, s.proxy.URL, tenants.String())
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.caddy = &server{
+		name: "Caddy", argv: []string{caddyBinary, "run", "--config", config, "--adapter", "caddyfile"}, env: env,
+		ready: says("serving initial configuration"),
+	}
+	t.Cleanup(func() {
+		s.caddy.stop()
+		if strings.Contains(s.caddy.output.String(), "DATA RACE") {
+			t.Error("the race detector has found something in Caddy; see its log")
+		}
+	})
+	s.caddy.start(t)
+	return s
+}
+
+// startProvider starts the authorization server behind its proxy.
+func (s *Stack) startProvider(t testing.TB, o Options, introspectionSecret string) {
+	t.Helper()
+	port := reservePort(t)
+	s.proxy = newProxy(t, port)
+	life := o.TokenLife
+	if life == 0 {
+		life = time.Hour
+	}
+	s.idp = &server{
+		name: "oidc-provider",
+		argv: nodeProgram("oidc-provider", "oidc.mjs", map[string]any{
+			"port": port, "issuer": s.proxy.URL.String(), "redirectURI": s.URL + "/oauth/callback/idp",
+			"clientID": "mailer", "clientSecret": s.clientSecret, "introspectionSecret": introspectionSecret,
+			"tokenLife": int(life.Seconds()), "tokenBits": o.TokenBits,
+		}),
+		ready: says("ready\n"),
+	}
+	t.Cleanup(s.idp.stop)
+	s.idp.start(t)
+}
+
+// log is what Caddy has logged.
+func (s *Stack) log() string { return s.caddy.output.String() }
+
+func (s *Stack) tail() string {
+	if s.caddy == nil {
+		return "(Caddy was not started)"
+	}
+	return s.caddy.output.tail()
+}
+
+func tail(text string) string {
+	b := new(lockedBuffer)
+	_, _ = io.WriteString(b, text)
+	return b.tail()
+}
+
+// note is a short message.
+func note(subject string) map[string]any {
+	return map[string]any{"to": "someone@example.net", "subject": subject, "text": "A few words.\n"}
+}
