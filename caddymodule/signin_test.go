@@ -337,6 +337,33 @@ func TestRefusedSignIns(t *testing.T) {
 	}
 }
 
+// TestHTTPSCookie: on a real site the cookie belongs to this host alone.
+func TestHTTPSCookie(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	if status, body := s.reload("redirect_base http://", "redirect_base https://"); status != 200 {
+		t.Fatalf("status %d: %s", status, body)
+	}
+	var v struct{ URL string }
+	if err := json.Unmarshal([]byte(s.admin("POST", "/accounts/idp/"+mailbox+"/authorize").body), &v); err != nil {
+		t.Fatal(err)
+	}
+	target, ok := strings.CutPrefix(v.URL, strings.Replace(s.URL, "http:", "https:", 1))
+	if !ok {
+		t.Fatalf("link %s", v.URL)
+	}
+	got := s.do("POST", "/oauth/callback/idp/start", map[string]string{
+		"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin",
+	}, strings.TrimPrefix(target, "/oauth/callback/idp/start?"))
+	c, err := http.ParseSetCookie(got.header.Get("Set-Cookie"))
+	if err != nil {
+		t.Fatalf("status %d: %v: %s", got.status, err, got.body)
+	}
+	if !strings.HasPrefix(c.Name, "__Host-") || !c.Secure || !c.HttpOnly || c.Path != "/" || c.Domain != "" || c.MaxAge < 500 || c.MaxAge > 600 {
+		t.Errorf("cookie %v", c)
+	}
+}
+
 // TestMailServerRefuses: the right person signs in, and the mail server does not
 // let the mailbox in yet. The sign-in need not be made again.
 func TestMailServerRefuses(t *testing.T) {
