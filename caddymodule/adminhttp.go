@@ -75,7 +75,7 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.")
 		return nil
 	}
-	if r.Method != http.MethodGet {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		if err := crossOrigin.Check(r); err != nil {
 			adminProblem(w, r, http.StatusForbidden, "The request comes from another site's page and was refused.")
 			return nil

@@ -417,6 +417,7 @@ func TestAdminDoor(t *testing.T) {
 		{"no user, change", "POST", "/closed" + authorize, map[string]string{"Content-Type": "application/json"}, 401},
 		{"wrong password", "GET", "/admin/accounts", map[string]string{"Authorization": "Basic b3BzOng="}, 401},
 		{"user", "GET", "/admin/accounts", map[string]string{"Authorization": ops}, 200},
+		{"only the head", "HEAD", "/admin/accounts", map[string]string{"Authorization": ops}, 200},
 		{"providers", "GET", "/admin/providers", map[string]string{"Authorization": ops}, 200},
 		{"tenants", "GET", "/admin/tenants", map[string]string{"Authorization": ops}, 200},
 		{"form", "POST", "/admin" + authorize, map[string]string{"Authorization": ops, "Content-Type": "application/x-www-form-urlencoded"}, 415},
