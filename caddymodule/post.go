@@ -109,7 +109,7 @@ func newSubmission(m *mailer.Message, c caller) (mailer.Submission, error) {
 		return mailer.Submission{}, missing("from")
 	}
 	id := mailer.NewID()
-	m.Date = time.Now()
+	m.Date = time.Now().UTC()
 	if !m.HasHeader("Message-ID") {
 		m.MessageID = mailer.NewMessageID(id, m.From)
 	}

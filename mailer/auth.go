@@ -218,8 +218,9 @@ func (c *Conn) signIn(ctx context.Context, a Authenticator) (sasl.Client, *Error
 		if !ok {
 			e = &Error{Stage: StageAuth, Kind: KindConfig, Err: err}
 		}
-		e.Server = c.server.addr()
-		return nil, e
+		named := *e // the authenticator's own
+		named.Server = c.server.addr()
+		return nil, &named
 	}
 	e := c.authenticate(ctx, client)
 	if e == nil {

@@ -28,7 +28,7 @@ func classify(stage Stage, r Reply) (Kind, time.Duration) {
 	case StageAuth:
 		return classifyAuth(r, text), 0
 	case StageMail, StageRcpt, StageData:
-		if r.Code == 530 || (r.Code == 503 && stage == StageMail) {
+		if r.Code == 530 || (r.Code == 503 && stage != StageData) {
 			// The server wants a sign-in, or more of it. Where credentials were
 			// sent they were accepted, so signing in again cannot help: an
 			// authenticator is missing, or it is the wrong server.

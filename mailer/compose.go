@@ -58,7 +58,7 @@ func (m *Message) compose(random io.Reader) (Content, error) {
 	c.flush()
 
 	m.Date, m.MessageID = work.Date, work.MessageID
-	content := &composed{segments: c.segments, eightBit: work.needsSMTPUTF8()}
+	content := &composed{segments: c.segments, utf8Header: work.needsSMTPUTF8()}
 	for _, s := range content.segments {
 		content.size += s.size()
 	}
@@ -67,7 +67,7 @@ func (m *Message) compose(random io.Reader) (Content, error) {
 
 // needsSMTPUTF8 looks at the addresses that appear in the header.
 func (m *Message) needsSMTPUTF8() bool {
-	for _, list := range [][]Address{{m.From, m.Sender}, m.ReplyTo, m.To, m.Cc} {
+	for _, list := range [][]Address{{m.From}, m.ReplyTo, m.To, m.Cc} {
 		for _, a := range list {
 			if a.NeedsSMTPUTF8() {
 				return true
@@ -81,11 +81,14 @@ func (m *Message) needsSMTPUTF8() bool {
 type composed struct {
 	segments []segment
 	size     int64
-	eightBit bool
+	// utf8Header: an address in the header cannot be written in ASCII. All else
+	// is, always.
+	utf8Header bool
 }
 
-func (c *composed) Size() int64    { return c.size }
-func (c *composed) EightBit() bool { return c.eightBit }
+func (c *composed) Size() int64      { return c.size }
+func (c *composed) EightBit() bool   { return c.utf8Header }
+func (c *composed) UTF8Header() bool { return c.utf8Header }
 
 // WriteTo fails with an [*Error] if an attachment cannot be read or does not
 // have the size it had, and with w's error if w fails.
@@ -165,7 +168,11 @@ func (c *composer) flush() {
 
 // header writes the fields of the message in their fixed order.
 func (c *composer) header(m *Message, headers []HeaderField) error {
-	c.buf = append(c.buf, "Date: "+m.Date.Format(time.RFC1123Z)+"\r\n"...)
+	date := m.Date
+	if _, offset := date.Zone(); offset%60 != 0 || offset <= -24*3600 || offset >= 24*3600 {
+		date = date.UTC() // RFC 5322 has no such zones
+	}
+	c.buf = append(c.buf, "Date: "+date.Format(time.RFC1123Z)+"\r\n"...)
 	sender := []Address{m.Sender}
 	if m.Sender.IsZero() || m.Sender.Equal(m.From) {
 		sender = nil

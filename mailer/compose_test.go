@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -474,6 +475,29 @@ func BenchmarkComposeAttachment(b *testing.B) {
 		}
 		if _, err := c.WriteTo(io.Discard); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestDateZones: RFC 5322 knows zones of whole minutes within a day.
+func TestDateZones(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		offset int
+		want   string
+	}{
+		{9 * 3600, "Date: Sat, 21 Nov 2026 21:00:00 +0900"},
+		{9*3600 + 18*60 + 59, "Date: Sat, 21 Nov 2026 12:00:00 +0000"},
+		{100 * 3600, "Date: Sat, 21 Nov 2026 12:00:00 +0000"},
+	} {
+		m := &Message{From: sender, To: []Address{someone}, Text: "t", Date: at.In(time.FixedZone("", tt.offset))}
+		content, err := m.Compose()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(write(t, content)); !strings.HasPrefix(got, tt.want+"\r\n") {
+			t.Errorf("offset %d: got %.60q, want %q", tt.offset, got, tt.want)
 		}
 	}
 }

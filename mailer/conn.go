@@ -3,6 +3,7 @@ package mailer
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -59,13 +60,14 @@ type Conn struct {
 
 	broken  bool // not to be used again
 	begun   bool // content of the current transaction went out
-	leased  bool // it holds a slot of a pool
 	reused  bool
 	era     int // of the pool, when it was dialed
 	sent    int // transactions begun
 	created time.Time
 	used    time.Time
 }
+
+var errOutOfTurn = errors.New("server spoke out of turn")
 
 // do runs one step of I/O within d. When ctx ends the connection is closed
 // under it, and the error is the reason why ctx ended.
@@ -108,6 +110,11 @@ func (c *Conn) command(ctx context.Context, stage Stage, line string) (rawReply,
 func (c *Conn) commandWithin(ctx context.Context, stage Stage, d time.Duration, line string) (rawReply, *Error) {
 	var raw rawReply
 	e := c.do(ctx, stage, d, func() (err error) {
+		if c.r.Buffered() > 0 {
+			// What is there answers nothing that was asked. Taken for the reply to
+			// this command, it would decide about a message it does not mean.
+			return errOutOfTurn
+		}
 		if _, err = c.nc.Write([]byte(line + "\r\n")); err != nil {
 			return err
 		}

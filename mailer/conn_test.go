@@ -19,16 +19,18 @@ import (
 
 // wireContent is a message in memory.
 type wireContent struct {
-	text     string
-	eightBit bool
+	text       string
+	eightBit   bool
+	utf8Header bool
 }
 
 func (w wireContent) WriteTo(to io.Writer) (int64, error) {
 	n, err := io.WriteString(to, w.text)
 	return int64(n), err
 }
-func (w wireContent) Size() int64    { return int64(len(w.text)) }
-func (w wireContent) EightBit() bool { return w.eightBit }
+func (w wireContent) Size() int64      { return int64(len(w.text)) }
+func (w wireContent) EightBit() bool   { return w.eightBit }
+func (w wireContent) UTF8Header() bool { return w.utf8Header }
 
 var (
 	hello   = wireContent{text: "Subject: hello\r\n\r\n.dot\r\n"}

@@ -20,6 +20,9 @@ type Content interface {
 	// EightBit reports whether the message has octets above 127, so that the
 	// server must offer 8BITMIME (RFC 6152).
 	EightBit() bool
+	// UTF8Header reports whether a header field has octets above 127, so that
+	// the server must offer SMTPUTF8 (RFC 6532).
+	UTF8Header() bool
 }
 
 // Source is data of known size that can be read again and again, such as an

@@ -86,8 +86,9 @@ func (s Server) check() *Error {
 func (s Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
 	if p, ok := a.(interface{ prepare(context.Context) *Error }); ok {
 		if e := p.prepare(ctx); e != nil {
-			e.Server = s.addr()
-			return nil, e
+			named := *e
+			named.Server = s.addr()
+			return nil, &named
 		}
 	}
 	for again := true; ; again = false {
@@ -248,13 +249,18 @@ func (c *Conn) handshake(ctx context.Context) *Error {
 	return nil
 }
 
-// needsAPerson tells a handshake that cannot work from one that was cut short.
+// needsAPerson tells a handshake that cannot work from one that may the next
+// time.
 func needsAPerson(err error) bool {
 	var (
 		cert   *tls.CertificateVerificationError
 		record tls.RecordHeaderError
-		op     *net.OpError
 	)
-	return errors.As(err, &cert) || errors.As(err, &record) ||
-		errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error") // an alert, theirs or ours
+	if errors.As(err, &cert) || errors.As(err, &record) {
+		return true
+	}
+	// crypto/tls has no type for the alerts that settings cause; others come from
+	// overload and damage on the way.
+	return containsAny(err.Error(), "protocol version", "handshake failure", "unrecognized name",
+		"certificate", "insufficient security", "no application protocol")
 }

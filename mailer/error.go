@@ -130,7 +130,7 @@ func (r Reply) String() string {
 type Error struct {
 	Stage Stage
 	Kind  Kind
-	// Server is the host and port spoken to, where it came that far.
+	// Server is the host and port of the mail server, where one was to be asked.
 	Server string
 	// Reply is the server's reply, where there was one.
 	Reply Reply

@@ -54,16 +54,12 @@ func orDefault[T int | time.Duration](v, d T) T {
 	return v
 }
 
-// Get lends a connection: an idle one, or one that dial makes. It waits while
+// get lends a connection: an idle one, or one that dial makes. It waits while
 // Max connections are lent, no longer than ctx lasts. The caller gives the
-// connection back by [Pool.Put] or [Pool.Discard]. The error is an [*Error]
-// or the one of dial.
-func (p *Pool) Get(ctx context.Context, dial func(context.Context) (*Conn, error)) (*Conn, error) {
-	return p.get(ctx, dial, false)
-}
-
-// get is Get. With fresh set it never lends an idle connection, but closes one
-// to make room: when one turned out dead, the others hardly live.
+// connection back by put, once. The error is an [*Error] or the one of dial.
+//
+// With fresh set it lends no idle connection, but closes them: when one turned
+// out dead, the others hardly live.
 func (p *Pool) get(ctx context.Context, dial func(context.Context) (*Conn, error), fresh bool) (*Conn, error) {
 	p.init()
 	select {
@@ -71,6 +67,12 @@ func (p *Pool) get(ctx context.Context, dial func(context.Context) (*Conn, error
 	case <-ctx.Done():
 		return nil, &Error{Stage: StageLimit, Kind: KindThrottled, Err: context.Cause(ctx)}
 	}
+	lent := false
+	defer func() {
+		if !lent {
+			<-p.slots
+		}
+	}()
 	for {
 		c := p.pop()
 		if c == nil {
@@ -80,18 +82,15 @@ func (p *Pool) get(ctx context.Context, dial func(context.Context) (*Conn, error
 			c.close()
 			continue
 		}
-		c.leased, c.reused = true, true
+		lent, c.reused = true, true
 		return c, nil
 	}
 	era := p.eraNow()
 	c, err := dial(ctx)
 	if err != nil {
-		<-p.slots
 		return nil, err
 	}
-	c.era = era
-	c.leased = true
-	c.created = p.now()
+	lent, c.era, c.created = true, era, p.now()
 	return c, nil
 }
 
@@ -127,13 +126,15 @@ func (p *Pool) expired(c *Conn, now time.Time) bool {
 	return now.Sub(c.created) >= p.MaxAge || now.Sub(c.used) >= p.MaxIdle
 }
 
-// Put gives a connection back. One that is broken, old or used up is closed.
-func (p *Pool) Put(c *Conn) {
-	p.init()
+// put gives a connection back, once. One that is broken, old or used up is
+// closed.
+func (p *Pool) put(c *Conn) {
 	c.used = p.now()
+	if c.r.Buffered() > 0 { // see errOutOfTurn
+		c.broken = true
+	}
 	if c.broken || c.sent >= p.MaxMessages || p.expired(c, c.used) || !p.push(c) {
-		p.Discard(c)
-		return
+		c.close()
 	}
 	<-p.slots
 }
@@ -142,22 +143,11 @@ func (p *Pool) Put(c *Conn) {
 func (p *Pool) push(c *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || !c.leased || c.era != p.era {
+	if p.closed || c.era != p.era {
 		return false
 	}
-	c.leased = false
 	p.idle = append(p.idle, c)
 	return true
-}
-
-// Discard closes a connection and makes room for another.
-func (p *Pool) Discard(c *Conn) {
-	p.init()
-	c.close()
-	if c.leased { // giving back twice must not free the slot of another
-		c.leased = false
-		<-p.slots
-	}
 }
 
 // Sweep closes the connections that at the time now are idle too long or too

@@ -3,6 +3,7 @@ package mailer
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -148,14 +149,14 @@ func TestRetryTakesNewConnection(t *testing.T) {
 	tenant, _ := pooled(s, new(Pool))
 	var lent []*Conn
 	for range 2 {
-		c, err := tenant.Pool.Get(t.Context(), tenant.dial)
+		c, err := tenant.Pool.get(t.Context(), tenant.dial, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		lent = append(lent, c)
 	}
 	for _, c := range lent {
-		tenant.Pool.Put(c)
+		tenant.Pool.put(c)
 		c.raw.Close()
 	}
 	submit(t, tenant)
@@ -298,12 +299,12 @@ func TestPoolDrain(t *testing.T) {
 	if n := s.Sessions(); n != 2 {
 		t.Errorf("%d sessions, want 2: the idle one was kept", n)
 	}
-	c, err := tenant.Pool.Get(t.Context(), tenant.dial)
+	c, err := tenant.Pool.get(t.Context(), tenant.dial, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tenant.Pool.Drain()
-	tenant.Pool.Put(c)
+	tenant.Pool.put(c)
 	submit(t, tenant)
 	if n := s.Sessions(); n != 3 {
 		t.Errorf("%d sessions, want 3: the lent one was kept", n)
@@ -330,17 +331,74 @@ func TestPoolSweep(t *testing.T) {
 	submit(t, tenant)
 }
 
-// TestPutTwice must not free a slot that somebody else holds.
-func TestPutTwice(t *testing.T) {
+// TestOutOfTurn: a reply that nobody asked for is not the next message's.
+func TestOutOfTurn(t *testing.T) {
 	t.Parallel()
-	s := new(mailertest.Script)
-	tenant, _ := pooled(s, &Pool{Max: 1})
-	c, err := tenant.Pool.Get(t.Context(), tenant.dial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tenant.Pool.Discard(c)
-	tenant.Pool.Discard(c)
-	tenant.Pool.Put(c)
+	s := &mailertest.Script{Answers: map[string][]string{mailertest.Content: {"250 2.0.0 taken\n550 5.7.1 and another thing", "250 2.0.0 taken"}}}
+	tenant, _ := pooled(s, &Pool{})
 	submit(t, tenant)
+	submit(t, tenant)
+	if n := len(s.Contents()); n != 2 {
+		t.Errorf("%d messages, want 2", n)
+	}
+}
+
+// TestPanicGivesBack: whoever panics does not take a slot with him.
+func TestPanicGivesBack(t *testing.T) {
+	t.Parallel()
+	s := &mailertest.Script{}
+	tenant, _ := pooled(s, &Pool{Max: 1})
+	for range 3 {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			_, _ = tenant.Submit(t.Context(), letter, panickingContent{hello}, Options{})
+		}()
+	}
+	submit(t, tenant)
+	if n := len(s.Contents()); n != 1 {
+		t.Errorf("%d messages, want 1", n)
+	}
+}
+
+type panickingContent struct{ Content }
+
+func (panickingContent) WriteTo(io.Writer) (int64, error) { panic("content") }
+
+// TestVerdictIsNotAskedForAgain: on a reused connection, a refusal is one all
+// the same; a session that has ended is not.
+func TestVerdictIsNotAskedForAgain(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name     string
+		answers  map[string][]string
+		kind     Kind
+		sessions int
+	}{
+		{"refused, then cut", map[string][]string{"RCPT": {"250 yes", "550 5.1.1 nobody"}, "RSET": {mailertest.Close}}, KindRejected, 1},
+		{"asked to go slower", map[string][]string{"MAIL": {"250 yes", "421 4.7.28 rate limit, slow down"}}, KindThrottled, 1},
+		{"idle too long", map[string][]string{"MAIL": {"250 yes", "421 4.4.2 timeout", "250 yes"}}, KindNone, 2},
+		{"session ended, told at MAIL", map[string][]string{"MAIL": {"250 yes", "535 5.7.8 session expired", "250 yes"}}, KindNone, 2},
+		{"session ended, told at RCPT", map[string][]string{"RCPT": {"250 yes", "530 5.7.0 sign in", "250 yes"}}, KindNone, 2},
+		{"never signed in", map[string][]string{"RCPT": {"250 yes", "530 5.7.0 sign in"}}, KindConfig, 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := &mailertest.Script{Answers: tt.answers}
+			tenant, _ := pooled(s, &Pool{})
+			submit(t, tenant)
+			_, err := tenant.Submit(t.Context(), letter, hello, Options{})
+			kind := KindNone
+			if err != nil {
+				kind = asError(err).Kind
+			}
+			if kind != tt.kind || s.Sessions() != tt.sessions {
+				t.Errorf("kind %s in %d sessions (%v), want %s in %d", kind, s.Sessions(), err, tt.kind, tt.sessions)
+			}
+		})
+	}
 }

@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -64,14 +65,17 @@ func (s Senders) Allows(a Address) bool {
 }
 
 // addressLike finds what a reader takes for an address.
-var addressLike = regexp.MustCompile(`([^\s()<>\[\],;:@]+)@([\pL\pM\pN.-]+\.[\pL\pM\pN-]+)`)
+var addressLike = regexp.MustCompile(`([^\s()<>\[\],;:@]+)@\[?([\pL\pM\pN.-]+\.[\pL\pM\pN-]+)`)
 
 // misleading reports whether the name of a shows an address that is not a's.
 // Mail programs show the name first, some nothing else.
 func misleading(a Address) bool {
+	if slices.ContainsFunc(strings.Fields(a.Name), isForeignWord) {
+		return true // mail programs decode what cannot be looked at here
+	}
 	name := strings.Map(func(r rune) rune {
 		switch {
-		case unicode.Is(unicode.Cf, r): // invisible
+		case unicode.Is(unicode.Cf, r), r == '\u2800': // invisible
 			return -1
 		case r == '。' || r == '｡': // dots to IDNA, and to readers
 			return '.'

@@ -82,6 +82,9 @@ func TestMisleading(t *testing.T) {
 		{"ideographic full stop", "ceo@bank。com", true},
 		{"hidden joiner", "ceo\u200b@\u2060bank.com", true},
 		{"same domain", "ceo@x.jp", true},
+		{"address literal", "ceo@[192.0.2.1]", true},
+		{"invisible blank", "ceo@\u2800bank.com", true},
+		{"encoded word of another charset", "=?windows-1252?Q?ceo=40bank=2Ecom?=", true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

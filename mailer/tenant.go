@@ -42,21 +42,30 @@ func (t *Tenant) Submit(ctx context.Context, env Envelope, content Content, o Op
 		if err != nil {
 			return Receipt{}, err
 		}
-		r, e := c.transact(ctx, env, content, o)
-		again := e != nil && !fresh && ctx.Err() == nil && wasDead(c, e)
-		if again {
-			c.broken = true
-		}
-		pool.Put(c)
+		r, e := transactOn(ctx, pool, c, env, content, o)
 		switch {
-		case again:
-			continue
-		case e != nil:
+		case e == nil:
+			r.Tenant = t.Name
+			return r, nil
+		case fresh || ctx.Err() != nil || !wasDead(c, e):
 			return Receipt{}, e
 		}
-		r.Tenant = t.Name
-		return r, nil
 	}
+}
+
+// transactOn runs a transaction on a connection of the pool and gives it back,
+// even if a content or a token source panics.
+func transactOn(ctx context.Context, pool *Pool, c *Conn, env Envelope, content Content, o Options) (r Receipt, e *Error) {
+	whole := false
+	defer func() {
+		if !whole || e != nil && wasDead(c, e) {
+			c.broken = true
+		}
+		pool.put(c)
+	}()
+	r, e = c.transact(ctx, env, content, o)
+	whole = true
+	return r, e
 }
 
 func (t *Tenant) dial(ctx context.Context) (*Conn, error) {
@@ -84,8 +93,21 @@ func (t *Tenant) SignIn(ctx context.Context, a Authenticator) error {
 // wasDead reports whether a transaction failed because an idle connection had
 // ended unnoticed, or the session on it had. As no content was written, the
 // message may be sent again without fear of a duplicate.
+//
+// A verdict about the message or the mailbox is not asked for again: servers
+// count refusals, and a throttle wants to be obeyed.
 func wasDead(c *Conn, e *Error) bool {
-	return c.reused && !c.begun && (c.broken || e.Stage == StageMail && e.Reply.Code == 530)
+	switch {
+	case !c.reused || c.begun:
+		return false
+	case e.Reply.Code == 0:
+		return c.broken
+	case saysGoodbye(e.Reply):
+		return e.Kind != KindThrottled
+	case e.Stage == StageMail || e.Stage == StageRcpt:
+		return e.Reply.Code == 530 || e.Reply.Code == 535 || e.Reply.Code == 503
+	}
+	return false
 }
 
 func checkSendable(env Envelope, content Content) *Error {

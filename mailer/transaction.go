@@ -76,12 +76,6 @@ func (c *Conn) mailParams(env Envelope, content Content) (string, *Error) {
 		}
 		fmt.Fprintf(&b, " SIZE=%d", content.Size())
 	}
-	if content.EightBit() { // RFC 6152
-		if !c.offers("8BITMIME") {
-			return "", fail(KindInvalid, "8bitmime_required", "", "message has octets above 127 and the server does not offer 8BITMIME")
-		}
-		b.WriteString(" BODY=8BITMIME")
-	}
 	field := ""
 	for i, a := range append([]Address{env.From}, env.To...) {
 		where := "from"
@@ -92,11 +86,20 @@ func (c *Conn) mailParams(env Envelope, content Content) (string, *Error) {
 			field = where
 		}
 	}
+	if field == "" && content.UTF8Header() {
+		field = "headers"
+	}
 	if field != "" { // RFC 6531
 		if !c.offers("SMTPUTF8") {
 			return "", fail(KindInvalid, "smtputf8_required", field, "address needs SMTPUTF8, which the server does not offer")
 		}
 		b.WriteString(" SMTPUTF8")
+	}
+	if content.EightBit() { // RFC 6152
+		if !c.offers("8BITMIME") {
+			return "", fail(KindInvalid, "8bitmime_required", "", "message has octets above 127 and the server does not offer 8BITMIME")
+		}
+		b.WriteString(" BODY=8BITMIME")
 	}
 	return b.String(), nil
 }
@@ -164,7 +167,11 @@ func (c *Conn) content(ctx context.Context, content Content) (Reply, *Error) {
 	case d.failed != nil:
 		return c.refusedContent(ctx, d)
 	default:
-		return Reply{}, c.abort(fmt.Errorf("reading the content: %w", err))
+		e := c.abort(fmt.Errorf("reading the content: %w", err))
+		if cause, ok := errors.AsType[*Error](err); ok { // the content knows better what this means
+			e.Kind, e.Code, e.Field = cause.Kind, cause.Code, cause.Field
+		}
+		return Reply{}, e
 	}
 	reply, e := c.final(ctx, c.timeouts.Final)
 	return reply, e

@@ -37,6 +37,7 @@ func TestMailParameters(t *testing.T) {
 		{name: "eight bits unwanted", env: letter, content: eight, kind: KindInvalid, code: "8bitmime_required"},
 		{name: "UTF-8 recipient", offer: []string{"SMTPUTF8"}, env: Envelope{From: sender, To: []Address{someone, umlaut}}, content: hello, want: "MAIL FROM:<a@example.com> SMTPUTF8"},
 		{name: "UTF-8 recipient unwanted", env: Envelope{From: sender, To: []Address{someone, umlaut}}, content: hello, kind: KindInvalid, code: "smtputf8_required", field: "to"},
+		{name: "UTF-8 in the header unwanted", env: letter, content: wireContent{text: "Reply-To: <ü@example.net>\r\n\r\n", eightBit: true, utf8Header: true}, kind: KindInvalid, code: "smtputf8_required", field: "headers"},
 		{name: "UTF-8 sender unwanted", env: Envelope{From: umlaut, To: []Address{someone}}, content: hello, kind: KindInvalid, code: "smtputf8_required", field: "from"},
 	}
 	for _, tt := range tests {
@@ -230,3 +231,24 @@ func TestBadContentIsNeverEnded(t *testing.T) {
 		})
 	}
 }
+
+// TestContentKnowsBetter: what a content says of itself is what the message
+// fails of.
+func TestContentKnowsBetter(t *testing.T) {
+	t.Parallel()
+	m := &Message{From: sender, To: []Address{someone}, Subject: "s", Attachments: []Attachment{{Filename: "a.txt", Source: shrinking{}}}}
+	content, err := m.Compose()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = plainTenant(&mailertest.Script{}).Submit(t.Context(), letter, content, Options{})
+	if e := asError(err); err == nil || e.Kind != KindInvalid || e.Code != "attachment_changed" || e.Field != "attachments[0]" {
+		t.Errorf("got %+v", e)
+	}
+}
+
+// shrinking is a file that lost its end since it was measured.
+type shrinking struct{}
+
+func (shrinking) Open() (io.ReadCloser, error) { return Bytes("x").Open() }
+func (shrinking) Size() int64                  { return 100 }
