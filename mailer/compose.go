@@ -173,16 +173,11 @@ func (c *composer) header(m *Message, headers []HeaderField) error {
 		date = date.UTC() // RFC 5322 has no such zones
 	}
 	c.buf = append(c.buf, "Date: "+date.Format(time.RFC1123Z)+"\r\n"...)
-	sender := []Address{m.Sender}
-	if m.Sender.IsZero() || m.Sender.Equal(m.From) {
-		sender = nil
-	}
 	for _, f := range []struct {
 		name, field string
 		list        []Address
 	}{
 		{"From", "from", []Address{m.From}},
-		{"Sender", "sender", sender},
 		{"Reply-To", "reply_to", m.ReplyTo},
 		{"To", "to", m.To},
 		{"Cc", "cc", m.Cc},

@@ -31,7 +31,6 @@ func (c *counting) Read(p []byte) (int, error) {
 
 const goldenMessage = `Date: Tue, 01 Sep 2026 09:30:00 +0900
 From: =?UTF-8?B?5bGx55SwLCDlpKrpg44=?= <ann@x.jp>
-Sender: "Bot, Mail" <bot@x.jp>
 Reply-To: reply@x.jp
 To: b@y.jp, Bob <bob@y.jp>, "foo."@docomo.ne.jp,
  =?UTF-8?B?5qCq5byP5Lya56S+44OG44K544OI?= <c@xn--r8jz45g.jp>
@@ -95,7 +94,6 @@ Old.
 func fullMessage() *Message {
 	m := plainMessage()
 	m.From.Name = "山田, 太郎"
-	m.Sender = Address{"Bot, Mail", "bot", "x.jp"}
 	m.ReplyTo = []Address{{"", "reply", "x.jp"}}
 	m.To = []Address{{"", "b", "y.jp"}, {"Bob", "bob", "y.jp"}, {"", "foo.", "docomo.ne.jp"}, {"株式会社テスト", "c", "xn--r8jz45g.jp"}}
 	m.Cc = []Address{{"", "d", "y.jp"}}
@@ -355,19 +353,6 @@ func TestComposeText(t *testing.T) {
 				t.Errorf("read back as %q, want %q", got, tt.decoded)
 			}
 		})
-	}
-}
-
-func TestComposeSender(t *testing.T) {
-	t.Parallel()
-	m := plainMessage()
-	m.Sender = Address{"Other name", m.From.Local, "X.JP"}
-	c, err := m.Compose()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out := write(t, c); bytes.Contains(out, []byte("Sender:")) {
-		t.Errorf("Sender equals From and is written:\n%s", out)
 	}
 }
 

@@ -17,9 +17,7 @@ const maxSubject = 998
 // Errors name fields as the JSON interface does: "reply_to[0]",
 // "attachments[2].filename", "headers.X-Name".
 type Message struct {
-	From Address
-	// Sender is written only where it differs from From.
-	Sender      Address
+	From        Address
 	ReplyTo     []Address
 	To, Cc, Bcc []Address
 	Subject     string
@@ -89,19 +87,11 @@ func (m *Message) checkAddresses() error {
 	if len(m.To)+len(m.Cc)+len(m.Bcc) == 0 {
 		return invalidf("to", "missing_recipient", "message has no recipient")
 	}
-	for _, f := range []struct {
-		name string
-		a    Address
-	}{{"from", m.From}, {"sender", m.Sender}} {
-		if f.a.IsZero() {
-			continue
-		}
-		if code, fault := f.a.fault(); fault != "" {
-			return invalidf(f.name, code, "address %s %s", excerpt(f.a.Local+"@"+f.a.Domain), fault)
-		}
-		if misleading(f.a) {
-			return invalidf(f.name, "misleading_name", "name %s shows another address than %s", excerpt(f.a.Name), excerpt(f.a.Mailbox()))
-		}
+	if code, fault := m.From.fault(); fault != "" {
+		return invalidf("from", code, "address %s %s", excerpt(m.From.Local+"@"+m.From.Domain), fault)
+	}
+	if misleading(m.From) {
+		return invalidf("from", "misleading_name", "name %s shows another address than %s", excerpt(m.From.Name), excerpt(m.From.Mailbox()))
 	}
 	for _, f := range []struct {
 		name string
