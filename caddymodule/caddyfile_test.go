@@ -218,6 +218,39 @@ func validateError(t *testing.T, config []byte) error {
 	return caddy.Validate(&c)
 }
 
+var detailCode = regexp.MustCompile(`p\.code = "([a-z_]+)"|, p\.code = [^,\n]+, "([a-z_]+)"|refuse\([^"]*"([a-z_]+)"|invalid\("?\w+"?, "([a-z_]+)"|badAttachment\([^"]*(?:"[^"]*"[^"]*)?"([a-z_]+)", "`)
+
+// TestDocsNameCodes: a program can meet no detail_code that the documentation
+// does not have.
+func TestDocsNameCodes(t *testing.T) {
+	t.Parallel()
+	docs, err := os.ReadFile("../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range []string{"send.go", "post.go", "email.go", "decode.go", "budget.go", "reply.go"} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range detailCode.FindAllStringSubmatch(string(source), -1) {
+			for _, code := range m[1:] {
+				if code == "" {
+					continue
+				}
+				found++
+				if !strings.Contains(string(docs), "`"+code+"`") {
+					t.Errorf("%s: the documentation does not have %s", file, code)
+				}
+			}
+		}
+	}
+	if found < 15 {
+		t.Errorf("only %d codes found in the source: the search is broken", found)
+	}
+}
+
 var fencedCaddyfile = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
 
 // TestDocs holds the configurations in the documentation to what Caddy takes. A
