@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -201,6 +202,9 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// validating keeps Caddy to one configuration at a time, as its own callers do.
+var validating sync.Mutex
+
 // validate provisions a configuration and cleans up, as `caddy validate` does.
 func validate(t *testing.T, config []byte) {
 	t.Helper()
@@ -211,6 +215,8 @@ func validate(t *testing.T, config []byte) {
 
 func validateError(t *testing.T, config []byte) error {
 	t.Helper()
+	validating.Lock()
+	defer validating.Unlock()
 	var c caddy.Config
 	if err := caddy.StrictUnmarshalJSON(config, &c); err != nil {
 		t.Fatal(err)
