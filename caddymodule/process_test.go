@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +42,8 @@ type caddyProcess struct {
 	dir    string
 	config string
 	cmd    *exec.Cmd
+	// wait returns when cmd has ended.
+	wait   func()
 	output *lockedBuffer
 }
 
@@ -106,6 +110,10 @@ func (p *caddyProcess) start() {
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	cmd := p.cmd
+	p.wait = sync.OnceFunc(func() { _ = cmd.Wait(); close(ended) })
+	go p.wait()
 	address := strings.TrimPrefix(p.URL, "http://")
 	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
@@ -114,7 +122,11 @@ func (p *caddyProcess) start() {
 			c.Close()
 			return
 		}
-		<-time.After(20 * time.Millisecond) // another process: there is nothing to wait on
+		select {
+		case <-ended:
+			p.t.Fatalf("Caddy has ended:\n%s", p.output)
+		case <-time.After(20 * time.Millisecond): // another process: there is nothing else to wait on
+		}
 	}
 	p.t.Fatalf("Caddy does not listen at %s:\n%s", address, p.output)
 }
@@ -149,7 +161,7 @@ func (p *caddyProcess) reload(replacements ...string) (int, string) {
 func (p *caddyProcess) kill() {
 	if p.cmd != nil {
 		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
+		p.wait()
 		p.cmd = nil
 	}
 }
@@ -201,15 +213,26 @@ func (p *caddyProcess) send(body string) answer {
 	}, body)
 }
 
+// freeAddress returns a loopback address that nobody listens at. Its port lies
+// below those that the system gives to clients: one of them could take it before
+// Caddy does. No two calls in a process return the same.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(12000+rand.IntN(20000)))
+		if _, taken := addresses.LoadOrStore(address, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
+
+var addresses sync.Map // address → true
 
 // lockedBuffer is a buffer that a process writes to while a test reads it.
 type lockedBuffer struct {
