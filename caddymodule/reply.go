@@ -44,8 +44,6 @@ type problem struct {
 	smtp  *smtpReply
 	// retryAfter is when a repetition has a chance; zero says nothing.
 	retryAfter time.Duration
-	// cause goes to the log, not to the caller.
-	cause error
 }
 
 func (p *problem) Error() string { return p.message }
@@ -115,7 +113,7 @@ func toProblem(err error) *problem {
 		return mailProblem(e)
 	}
 	return &problem{
-		status: http.StatusInternalServerError, name: nameInternal, cause: err,
+		status: http.StatusInternalServerError, name: nameInternal,
 		message: "Something went wrong in this server; its log says what. The message was not sent.",
 	}
 }
@@ -124,7 +122,7 @@ func toProblem(err error) *problem {
 func mailProblem(e *mailer.Error) *problem {
 	p := &problem{
 		status: http.StatusUnprocessableEntity, name: nameValidation, code: e.Code, field: e.Field,
-		smtp: newSMTPReply(e.Stage, e.Reply), retryAfter: e.RetryAfter, cause: e,
+		smtp: newSMTPReply(e.Stage, e.Reply), retryAfter: e.RetryAfter,
 	}
 	switch e.Kind {
 	case mailer.KindInvalid:

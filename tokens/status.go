@@ -3,7 +3,6 @@ package tokens
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"time"
 )
@@ -38,8 +37,6 @@ const (
 	StateUnauthorized State = "needs_authorization" // a person must sign in
 	StateUnknown      State = "unknown"             // the storage could not be read
 )
-
-func (s Status) String() string { return fmt.Sprintf("%s: %s", s.Account, s.State) }
 
 // Status reads the account's state from memory and, where that has none, from
 // the storage.
