@@ -63,7 +63,7 @@ func (a admin) providers() []providerView {
 		views = append(views, providerView{
 			Name: name, DisplayName: p.settings.Title(), Origin: p.origin,
 			Issuer: p.settings.Issuer, AuthorizationEndpoint: p.settings.AuthorizationEndpoint, TokenEndpoint: p.settings.TokenEndpoint,
-			ClientID: p.settings.ClientID, HasClientSecret: !p.settings.ClientSecret.IsZero(),
+			ClientID: p.settings.ClientID, HasClientSecret: len(p.settings.Credentials) > 0,
 			Scopes: p.settings.Scopes, RedirectURI: p.settings.RedirectURI, Servers: p.settings.Servers,
 		})
 	}

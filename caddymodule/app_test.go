@@ -37,13 +37,19 @@ func TestConfigErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := []struct{ name, content, want string }{
-		{"variable missing", base + "provider p {\nissuer https://idp.example\nclient_id c\nclient_secret {env.NO_SUCH_VARIABLE}\nservers smtp.example\n}\n",
-			"provider p, client_secret: the environment variable NO_SUCH_VARIABLE is not set, or empty"},
-		{"file missing", base + "provider p {\nissuer https://idp.example\nclient_id c\nclient_secret {file./no/such/file}\nservers smtp.example\n}\n",
-			"provider p, client_secret: the file /no/such/file does not exist"},
+		{
+			"variable missing", base + "provider p {\nissuer https://idp.example\nclient_id c\nclient_secret {env.NO_SUCH_VARIABLE}\nservers smtp.example\n}\n",
+			"provider p, client_secret: the environment variable NO_SUCH_VARIABLE is not set, or empty",
+		},
+		{
+			"file missing", base + "provider p {\nissuer https://idp.example\nclient_id c\nclient_secret {file./no/such/file}\nservers smtp.example\n}\n",
+			"provider p, client_secret: the file /no/such/file does not exist",
+		},
 		{"file empty", relay + "key k {file." + empty + "} r\n", "key k, key: the file " + empty + " is empty"},
-		{"variable of a password missing", "tenant a {\nserver smtp.example\nauth password u {env.NO_SUCH_VARIABLE}\nfrom a@example.com\n}\n",
-			"tenant a, auth: the environment variable NO_SUCH_VARIABLE is not set, or empty"},
+		{
+			"variable of a password missing", "tenant a {\nserver smtp.example\nauth password u {env.NO_SUCH_VARIABLE}\nfrom a@example.com\n}\n",
+			"tenant a, auth: the environment variable NO_SUCH_VARIABLE is not set, or empty",
+		},
 		{"ca_file missing", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nca_file /no/such/file\n}\n", "tenant a, ca_file: open /no/such/file"},
 		{"ca_file without certificates", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nca_file " + empty + "\n}\n", "tenant a, ca_file: " + empty + " has no certificate"},
 		{"no client id", base + "provider p {\nissuer https://idp.example\nservers smtp.example\n}\n", "provider p: client_id is missing"},

@@ -131,7 +131,7 @@ func (b *builder) provider(name string, s providerSettings) {
 	p.Name = name
 	p.DisplayName = s.DisplayName
 	p.ClientID = s.ClientID
-	p.ClientSecret = tokens.NewSecret(s.ClientSecret)
+	p.Credentials = tokens.NewClientSecret(s.ClientSecret)
 	override(&p.Issuer, s.Issuer)
 	override(&p.AuthorizationEndpoint, s.AuthorizationEndpoint)
 	override(&p.TokenEndpoint, s.TokenEndpoint)

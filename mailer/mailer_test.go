@@ -127,12 +127,16 @@ func TestAgainstRecordingServer(t *testing.T) {
 		{"xoauth2", []string{xoauth2, "PLAIN"}, Token{User: account, Source: &tokenList{tokens: []string{"good"}}}, []mailertest.Login{{Mechanism: xoauth2, User: account, OK: true}}},
 		{"xoauth2, long token", []string{xoauth2}, Token{User: account, Source: &tokenList{tokens: []string{long}}}, []mailertest.Login{{Mechanism: xoauth2, User: account, OK: true}}},
 		{
-			"xoauth2, old token first", []string{xoauth2}, Token{User: account, Source: &tokenList{tokens: []string{"old", "good"}}},
+			"xoauth2, old token first",
+			[]string{xoauth2},
+			Token{User: account, Source: &tokenList{tokens: []string{"old", "good"}}},
 			[]mailertest.Login{{Mechanism: xoauth2, User: account}, {Mechanism: xoauth2, User: account, OK: true}},
 		},
 		{"oauthbearer", []string{"OAUTHBEARER"}, Token{User: account, Source: &tokenList{tokens: []string{"good"}}}, []mailertest.Login{{Mechanism: "OAUTHBEARER", User: account, OK: true}}},
 		{
-			"oauthbearer, old token first", []string{"OAUTHBEARER"}, Token{User: account, Source: &tokenList{tokens: []string{"old", "good"}}},
+			"oauthbearer, old token first",
+			[]string{"OAUTHBEARER"},
+			Token{User: account, Source: &tokenList{tokens: []string{"old", "good"}}},
 			[]mailertest.Login{{Mechanism: "OAUTHBEARER", User: account}, {Mechanism: "OAUTHBEARER", User: account, OK: true}},
 		},
 		{"plain", []string{"PLAIN", "LOGIN"}, Password{User: account, Password: "secret-password"}, []mailertest.Login{{Mechanism: "PLAIN", User: account, OK: true}}},

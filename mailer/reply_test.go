@@ -25,7 +25,8 @@ func TestReadReply(t *testing.T) {
 		{"enhanced", "250 2.1.0 ok\r\n", Reply{Code: 250, Enhanced: EnhancedCode{2, 1, 0}, Text: "ok"}, nil},
 		{
 			"several lines", "535-5.7.8 Username and\r\n535-5.7.8 Password not\r\n535 5.7.8 accepted\r\n",
-			Reply{Code: 535, Enhanced: EnhancedCode{5, 7, 8}, Text: "Username and Password not accepted"}, nil,
+			Reply{Code: 535, Enhanced: EnhancedCode{5, 7, 8}, Text: "Username and Password not accepted"},
+			nil,
 		},
 		{"no enhanced code", "250 2.1 ok\r\n", Reply{Code: 250, Text: "2.1 ok"}, nil},
 		{"enhanced code too long", "250 2.1.1000 ok\r\n", Reply{Code: 250, Text: "2.1.1000 ok"}, nil},

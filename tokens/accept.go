@@ -14,7 +14,7 @@ import (
 const verifyTimeout = time.Minute
 
 // accept checks a grant and saves it.
-func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) (*Completed, Reason, error) {
+func (f *Flow) accept(ctx context.Context, c *Client, p Provider, pend *pending, g *grant) (*Completed, Reason, error) {
 	account := pend.Ticket.Account
 	now := f.now().UTC()
 	if missing := missingScopes(p.Scopes, g.scopes); len(missing) > 0 {
@@ -45,7 +45,7 @@ func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) 
 		return nil, ReasonStorage, err
 	}
 	pinned := old
-	if old != nil && !old.belongsTo(p.Registration()) {
+	if old != nil && !old.belongsTo(c.registration) {
 		pinned = nil // another provider's word on who is who
 	}
 	if err := samePerson(account, pinned, id, letIn); err != nil {
@@ -56,10 +56,11 @@ func (f *Flow) accept(ctx context.Context, p Provider, pend *pending, g *grant) 
 	}
 	t := &Token{
 		Account:      account,
-		Registration: p.Registration(),
+		Registration: c.registration,
 		Generation:   1,
 		AccessToken:  NewSecret(g.accessToken),
 		RefreshToken: NewSecret(g.refreshToken),
+		Requested:    p.Scopes,
 		Scopes:       g.scopes,
 		Identity:     id,
 		AuthorizedAt: now,

@@ -19,7 +19,9 @@ import (
 // Client speaks to one provider. It is safe for concurrent use.
 type Client struct {
 	provider Provider
-	http     *http.Client
+	// registration is what the tokens that the provider issues belong to.
+	registration string
+	http         *http.Client
 
 	mu sync.Mutex
 	// metadata is the discovered metadata; nil until it is needed.
@@ -37,7 +39,7 @@ type discovery struct {
 
 // NewClient returns a client. A nil transport means the default one.
 func NewClient(p Provider, transport http.RoundTripper) *Client {
-	return &Client{provider: p, http: newHTTPClient(transport)}
+	return &Client{provider: p, registration: p.Registration(), http: newHTTPClient(transport)}
 }
 
 // Provider returns the provider's settings, without what discovery adds.
@@ -246,6 +248,19 @@ func (c *Client) refresh(ctx context.Context, refreshToken string) (*grant, erro
 		form.Set("scope", strings.Join(p.Scopes, " "))
 	}
 	return c.post(ctx, "refresh", p, form, refreshToken)
+}
+
+// mint gets an access token without a person, for the provider's grant. User is
+// the mailbox, for [GrantServiceAccount].
+func (c *Client) mint(ctx context.Context, user string) (*grant, error) {
+	p, err := c.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.post(ctx, "client credentials", p, url.Values{
+		"grant_type": {"client_credentials"},
+		"scope":      {strings.Join(p.Scopes, " ")},
+	})
 }
 
 // revoke tells the provider that a refresh token is no longer needed (RFC

@@ -65,7 +65,14 @@ func (c *Client) post(ctx context.Context, op string, p Provider, form url.Value
 // postForm sends a form with client authentication and returns the body of a
 // 2xx answer that carries no error.
 func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint string, form url.Values, secrets ...string) ([]byte, int, error) {
-	id, secret := p.ClientID, p.ClientSecret.Reveal()
+	id, secret := p.ClientID, ""
+	if len(p.Credentials) > 0 {
+		s, err := p.Credentials[0].Secret()
+		if err != nil {
+			return nil, 0, &Error{Op: op, Kind: KindConfig, Err: err}
+		}
+		secret = s.Reveal()
+	}
 	user, password := url.QueryEscape(id), url.QueryEscape(secret)
 	secrets = append(secrets, secret, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
 	basic := p.AuthStyle == AuthBasic && secret != ""

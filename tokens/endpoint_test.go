@@ -131,7 +131,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 		s.Next(tokenstest.Status(status, "", "Location", elsewhere.URL))
 		c := NewClient(Provider{
 			AuthorizationEndpoint: s.Issuer + tokenstest.PathAuthorize, TokenEndpoint: s.Issuer + tokenstest.PathToken,
-			ClientID: s.ClientID, ClientSecret: NewSecret(s.ClientSecret), AuthStyle: AuthPost,
+			ClientID: s.ClientID, Credentials: NewClientSecret(s.ClientSecret), AuthStyle: AuthPost,
 		}, nil)
 		if _, err := c.refresh(t.Context(), "r"); !errors.Is(err, errRedirect) {
 			t.Errorf("%d: %v", status, err)

@@ -70,7 +70,7 @@ func (f *fixture) provider() Provider {
 		TokenEndpoint:         f.server.Issuer + tokenstest.PathToken,
 		RevocationEndpoint:    f.server.Issuer + tokenstest.PathRevoke,
 		ClientID:              f.server.ClientID,
-		ClientSecret:          NewSecret(f.server.ClientSecret),
+		Credentials:           NewClientSecret(f.server.ClientSecret),
 		AuthStyle:             AuthPost,
 		Scopes:                []string{"smtp.send", "offline_access", "openid", "email"},
 		RedirectURI:           "https://mail.example.com/oauth/callback/lab",

@@ -169,7 +169,7 @@ func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, coo
 	if err != nil {
 		return fail(ReasonExchange, err)
 	}
-	done, reason, err := f.accept(ctx, p, pend, g)
+	done, reason, err := f.accept(ctx, c, p, pend, g)
 	if err != nil {
 		return fail(reason, err)
 	}

@@ -55,7 +55,7 @@ func (s *Source) notice(ctx context.Context) error {
 		s.opts.Logger.Info("the account was disconnected at another instance")
 		c.resetLocked(nil)
 	case !stored.supersedes(known): // an old one, from a storage that lags behind
-	case !stored.belongsTo(s.registration):
+	case !stored.belongsTo(s.client.registration):
 		s.opts.Logger.Warn("the account was authorized anew at another provider or client; is an instance's configuration old?")
 		c.resetLocked(nil)
 	case stored.AuthorizedAt.After(known.AuthorizedAt):

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Provider is an authorization server and our client registration there (RFC
@@ -22,11 +23,26 @@ type Provider struct {
 	AuthorizationEndpoint string
 	TokenEndpoint         string
 	RevocationEndpoint    string
-	ClientID              string
-	// ClientSecret may be empty for a public client.
-	ClientSecret Secret
-	// AuthStyle is how the client authenticates at the token endpoint.
+	// DeviceAuthorizationEndpoint is where a sign-in by device code begins (RFC
+	// 8628).
+	DeviceAuthorizationEndpoint string
+	// DeviceCode allows such sign-ins. They can be begun in one place and ended
+	// by somebody who was talked into it elsewhere, so they are off by default.
+	DeviceCode bool
+	// AdminConsentEndpoint is a page where an administrator consents for the
+	// whole organization; empty where there is none.
+	AdminConsentEndpoint string
+	ClientID             string
+	// Credentials prove the client, tried in their order; none for a public
+	// client.
+	Credentials []Credential
+	// AuthStyle is how a client secret is sent to the token endpoint.
 	AuthStyle AuthStyle
+	// Grant is how access tokens are obtained.
+	Grant Grant
+	// ServiceAccount reads the key that speaks for mailboxes, with
+	// [GrantServiceAccount].
+	ServiceAccount func() (*SigningKey, error)
 	// Scopes are asked for at authorization.
 	Scopes []string
 	// ScopeOnRefresh repeats the scopes when refreshing.
@@ -46,7 +62,65 @@ type Provider struct {
 	// Servers are the mail servers that may see this provider's tokens: host
 	// names in lower case.
 	Servers []string
+	// Mechanism is the SASL mechanism that its mail servers know best, in lower
+	// case; empty for what they offer.
+	Mechanism string
+	// Limits are what its mail servers allow a mailbox.
+	Limits Limits
+	// Margin is how long before its end an access token is renewed, where a
+	// quarter of its life is not less. Zero: 15 minutes.
+	Margin time.Duration
+	// Rotation says whether a refresh token is good for one use only.
+	Rotation Rotation
+	// RefreshRate is the most refreshes a second that are made in the background
+	// at the token endpoint's host. Zero: 10. Below zero: no limit.
+	RefreshRate float64
 }
+
+// Limits are what a mail server allows one mailbox. Zero: not known.
+type Limits struct {
+	// Connections at a time.
+	Connections int
+	// MessagesPerMinute and RecipientsPerDay are counted by the server in a
+	// window that slides.
+	MessagesPerMinute, RecipientsPerDay int
+	// MessageSize is the largest message, in octets.
+	MessageSize int64
+}
+
+// Grant is how access tokens are obtained (RFC 6749, section 1.3).
+type Grant int
+
+// The grants.
+const (
+	// GrantAuthorizationCode: a person signs in once, and a refresh token keeps
+	// that up. Device codes and imported refresh tokens end in the same.
+	GrantAuthorizationCode Grant = iota
+	// GrantClientCredentials: the client itself is authorized, for every mailbox
+	// that an administrator permits (RFC 6749, section 4.4).
+	GrantClientCredentials
+	// GrantServiceAccount: the client signs an assertion that names the mailbox
+	// (RFC 7523, section 2.1).
+	GrantServiceAccount
+)
+
+// Unattended reports whether tokens are obtained without a person.
+func (g Grant) Unattended() bool { return g != GrantAuthorizationCode }
+
+// AppUser is the user of the one account that a provider with
+// [GrantClientCredentials] has: its token is no mailbox's.
+const AppUser = "app"
+
+// Rotation says whether a refresh token is good for one use only (RFC 9700,
+// section 4.14).
+type Rotation int
+
+// The kinds of rotation.
+const (
+	RotationUnknown Rotation = iota // assume the worst
+	RotationNone                    // the old one stays good
+	RotationStrict                  // the old one ends
+)
 
 // AuthStyle is how a client authenticates at the token endpoint (RFC 6749,
 // section 2.3.1). It is decided before the first request and never tried out:
@@ -80,16 +154,12 @@ func (p *Provider) Title() string {
 }
 
 // Registration identifies what a grant belongs to (RFC 6749, section 6: a
-// refresh token is bound to the client that it was issued to): the issuer, or
-// the token endpoint where none is given, and the client id. It is a hash, and
-// no secret takes part. Two settings with different ones must not see each
-// other's tokens.
+// refresh token is bound to the client that it was issued to): the issuer, the
+// token endpoint where one is given, and the client id. It is a hash, and no
+// secret takes part. Two settings with different ones must not see each other's
+// tokens.
 func (p Provider) Registration() string {
-	server := p.Issuer
-	if server == "" {
-		server = p.TokenEndpoint
-	}
-	return digest(server, p.ClientID)
+	return digest(p.Issuer, p.TokenEndpoint, p.ClientID)
 }
 
 // Picker is the prompt for a sign-in after a wrong account had signed in.
@@ -121,6 +191,8 @@ func (p *Provider) Check() error {
 		{"authorization_endpoint", p.AuthorizationEndpoint},
 		{"token_endpoint", p.TokenEndpoint},
 		{"revocation_endpoint", p.RevocationEndpoint},
+		{"device_authorization_endpoint", p.DeviceAuthorizationEndpoint},
+		{"admin_consent_endpoint", p.AdminConsentEndpoint},
 		{"redirect_uri", p.RedirectURI},
 	} {
 		if u.value == "" {

@@ -110,6 +110,8 @@ func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error
 	s.cell.looked(s.opts.Now())
 	stored, err := s.store.Load(ctx, s.account)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && s.unattended():
+		stored = &Token{Account: s.account}
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, false, s.lose(ErrNotAuthorized)
 	case unreadable(err):
@@ -117,8 +119,12 @@ func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error
 	case err != nil:
 		return nil, false, s.fail("token", KindTransient, err)
 	}
+	if s.unattended() && !stored.belongsTo(s.client.registration) {
+		// Nobody has to sign in anew: this registration just gets its own.
+		stored = &Token{Account: s.account, Generation: stored.Generation, AuthorizedAt: stored.AuthorizedAt}
+	}
 	t, saved = s.cell.latest(stored)
-	if !t.belongsTo(s.registration) {
+	if !t.belongsTo(s.client.registration) {
 		return nil, false, s.lose(ErrOtherRegistration)
 	}
 	if t.Revoked {
@@ -131,6 +137,9 @@ func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error
 	}
 	return t, saved, nil
 }
+
+// unattended reports whether the account's tokens come without a person.
+func (s *Source) unattended() bool { return s.client.provider.Grant.Unattended() }
 
 // lose forgets a token that is no longer in the storage: somebody has
 // disconnected the account, or authorized it at another provider or client.
@@ -163,7 +172,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 	now := s.opts.Now().UTC()
 	next := *t
 	next.Generation++
-	next.Registration = s.registration // old records have none; the provider took its token
+	next.Registration = s.client.registration // old records have none; the provider took its token
 	next.AccessToken = NewSecret(g.accessToken)
 	next.RefreshToken, next.PreviousRefreshToken = used, Secret{}
 	if g.refreshToken != "" && g.refreshToken != used.Reveal() {
@@ -172,13 +181,16 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 	if g.scopes != nil {
 		next.Scopes = g.scopes
 	}
+	if s.unattended() {
+		next.Requested = s.client.provider.Scopes
+	}
 	next.IssuedAt, next.Expiry = now, now.Add(g.expiresIn)
 	next.Failure = nil
 	// Where the lock did not hold, somebody may have signed in anew, refreshed or
 	// disconnected since. Their word is newer.
 	stored, loadErr := s.store.Load(ctx, s.account)
 	switch {
-	case errors.Is(loadErr, fs.ErrNotExist):
+	case errors.Is(loadErr, fs.ErrNotExist) && !s.unattended():
 		s.opts.Logger.Warn("the account was disconnected during a refresh")
 		_, _ = s.client.revoke(ctx, next.RefreshToken.Reveal())
 		return s.lose(ErrNotAuthorized)
@@ -205,7 +217,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 
 // yield takes another instance's token.
 func (s *Source) yield(stored *Token) *Error {
-	if !stored.belongsTo(s.registration) {
+	if !stored.belongsTo(s.client.registration) {
 		return s.lose(ErrOtherRegistration)
 	}
 	s.cell.publish(stored, true)
@@ -219,6 +231,13 @@ func (s *Source) yield(stored *Token) *Error {
 // the storage is looked at once more, and the previous one tried. Used is the
 // one that was redeemed.
 func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e *Error) {
+	if s.unattended() {
+		if g, err := s.client.mint(ctx, s.account.User); err != nil {
+			return nil, Secret{}, s.own(err)
+		} else {
+			return g, Secret{}, nil
+		}
+	}
 	if t.RefreshToken.IsZero() {
 		return nil, Secret{}, s.fail("refresh", KindNeedsPerson, errors.New("there is no refresh token"))
 	}
@@ -257,6 +276,9 @@ func (s *Source) own(err error) *Error {
 	}
 	copied := *e
 	copied.Account = s.account
+	if copied.Kind == KindNeedsPerson && s.unattended() {
+		copied.Kind = KindConfig // there is no person to ask: the registration lacks something
+	}
 	return &copied
 }
 
@@ -264,9 +286,9 @@ func (s *Source) own(err error) *Error {
 func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Error, took time.Duration) *Error {
 	stored, err := s.store.Load(ctx, s.account)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && !s.unattended():
 		return s.lose(ErrNotAuthorized)
-	case err == nil && (stored.supersedes(t) || !stored.belongsTo(s.registration)):
+	case err == nil && (stored.supersedes(t) || !stored.belongsTo(s.client.registration)):
 		return s.yield(stored)
 	case err != nil && e.Kind == KindNeedsPerson:
 		// Whether this was the newest refresh token isn't known: nothing ends

@@ -383,7 +383,7 @@ func TestInvalidClient(t *testing.T) {
 		f := setUp(t)
 		f.expired()
 		p := f.provider()
-		p.ClientSecret = NewSecret("mistyped")
+		p.Credentials = NewClientSecret("mistyped")
 		cell := &Cell{}
 		s := f.sourceOf(cell, NewClient(p, f.server))
 		stop := f.run(s)

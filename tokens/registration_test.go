@@ -24,8 +24,8 @@ func TestRegistration(t *testing.T) {
 		same bool
 	}{
 		"name":                      {base, with(base, func(p *Provider) { p.Name = "x" }), true},
-		"client secret":             {base, with(base, func(p *Provider) { p.ClientSecret = NewSecret("x") }), true},
-		"endpoint, with an issuer":  {base, with(base, func(p *Provider) { p.TokenEndpoint = "" }), true},
+		"client secret":             {base, with(base, func(p *Provider) { p.Credentials = NewClientSecret("x") }), true},
+		"endpoint, with an issuer":  {base, with(base, func(p *Provider) { p.TokenEndpoint = "https://b.example" }), false},
 		"issuer":                    {base, with(base, func(p *Provider) { p.Issuer = "https://b.example" }), false},
 		"client id":                 {base, with(base, func(p *Provider) { p.ClientID = "2" }), false},
 		"endpoint, without issuer":  {bare, with(bare, func(p *Provider) { p.TokenEndpoint = "https://b.example" }), false},

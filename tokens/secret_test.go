@@ -17,7 +17,7 @@ func TestSecretDoesNotShow(t *testing.T) {
 	hidden := struct{ inner struct{ s Secret } }{}
 	hidden.inner.s = s
 	token := &Token{AccessToken: s, RefreshToken: s}
-	client := NewClient(Provider{ClientSecret: s}, nil)
+	client := NewClient(Provider{Credentials: NewClientSecret(canary)}, nil)
 	cell := &Cell{newest: token}
 	var out bytes.Buffer
 	for _, v := range []any{s, &s, hidden, token, *token, client, client.Provider(), cell, []Secret{s}, map[string]Secret{"k": s}} {

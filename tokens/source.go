@@ -19,9 +19,7 @@ type Source struct {
 	client  *Client
 	store   *Store
 	cell    *Cell
-	// registration is what a token must belong to.
-	registration string
-	opts         SourceOptions
+	opts    SourceOptions
 	// early, from 0 to 1, sets the instances of a fleet apart.
 	early float64
 }
@@ -68,7 +66,7 @@ func NewSource(a Account, c *Client, s *Store, cell *Cell, o SourceOptions) *Sou
 	fmt.Fprintf(h, "%d %s", instance, a.hash())
 	return &Source{
 		account: a, client: c, store: s, cell: cell, opts: o,
-		registration: c.provider.Registration(), early: float64(h.Sum64()%1000) / 1000,
+		early: float64(h.Sum64()%1000) / 1000,
 	}
 }
 
@@ -148,7 +146,7 @@ func (s *Source) Adopt(t *Token) {
 		s.opts.Logger.Error("the token of another account was to be adopted", "other", t.Account.String())
 		return
 	}
-	if !t.belongsTo(s.registration) {
+	if !t.belongsTo(s.client.registration) {
 		s.opts.Logger.Error("a token of another provider or client was to be adopted")
 		return
 	}
@@ -209,7 +207,7 @@ func (s *Source) disconnect(ctx context.Context) (revoked bool, err error) {
 	if t == nil || stored != nil && stored.supersedes(t) {
 		t = stored
 	}
-	if t != nil && t.belongsTo(s.registration) {
+	if t != nil && t.belongsTo(s.client.registration) {
 		if revoked, err = s.client.revoke(ctx, t.RefreshToken.Reveal()); err != nil {
 			s.opts.Logger.Warn("the provider did not take the revocation; remove the application there", "error", err)
 			revoked = false

@@ -50,6 +50,9 @@ func (s *Source) Status(ctx context.Context) Status {
 	s.cell.mu.Unlock()
 	if t == nil {
 		stored, err := s.store.Load(ctx, s.account)
+		if errors.Is(err, fs.ErrNotExist) && s.unattended() {
+			stored, err = &Token{Account: s.account, Registration: s.client.registration}, nil
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			st.State = StateUnauthorized
 			return st
@@ -60,7 +63,7 @@ func (s *Source) Status(ctx context.Context) Status {
 		}
 		t = stored
 	}
-	if !t.belongsTo(s.registration) {
+	if !t.belongsTo(s.client.registration) {
 		st.State = StateUnauthorized
 		st.Failure = s.fail("token", KindNeedsPerson, ErrOtherRegistration).failure(s.opts.Now())
 		return st
@@ -79,7 +82,7 @@ func (s *Source) Status(ctx context.Context) Status {
 	default:
 		st.State = StateAuthorized
 	}
-	if !t.Revoked {
+	if !t.Revoked && !t.Expiry.IsZero() {
 		st.RefreshAt = t.due()
 	}
 	return st

@@ -24,6 +24,9 @@ type Token struct {
 	// PreviousRefreshToken is the one before, which a provider may still honour
 	// for some seconds when its answer to the last refresh was lost.
 	PreviousRefreshToken Secret
+	// Requested are the scopes that were asked for; nil in records from before
+	// they were kept.
+	Requested []string
 	// Scopes were granted, as the provider told; nil where it did not.
 	Scopes []string
 	// Identity is who signed in.
@@ -137,6 +140,7 @@ type record struct {
 	AccessToken          string    `json:"access_token,omitempty"`
 	RefreshToken         string    `json:"refresh_token,omitempty"`
 	PreviousRefreshToken string    `json:"previous_refresh_token,omitempty"`
+	Requested            []string  `json:"requested,omitempty"`
 	Scopes               []string  `json:"scopes,omitempty"`
 	Identity             Identity  `json:"identity,omitzero"`
 	AuthorizedAt         time.Time `json:"authorized_at,omitzero"`
@@ -157,6 +161,7 @@ func encodeToken(t *Token) ([]byte, error) {
 		AccessToken:          t.AccessToken.Reveal(),
 		RefreshToken:         t.RefreshToken.Reveal(),
 		PreviousRefreshToken: t.PreviousRefreshToken.Reveal(),
+		Requested:            t.Requested,
 		Scopes:               t.Scopes,
 		Identity:             t.Identity,
 		AuthorizedAt:         t.AuthorizedAt,
@@ -188,6 +193,7 @@ func decodeToken(data []byte) (*Token, error) {
 		AccessToken:          NewSecret(r.AccessToken),
 		RefreshToken:         NewSecret(r.RefreshToken),
 		PreviousRefreshToken: NewSecret(r.PreviousRefreshToken),
+		Requested:            r.Requested,
 		Scopes:               r.Scopes,
 		Identity:             r.Identity,
 		AuthorizedAt:         r.AuthorizedAt,
