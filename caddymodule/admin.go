@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -26,6 +28,11 @@ type admin struct {
 type adminError struct {
 	kind adminErrorKind
 	err  error
+	// reason tells programs why a sign-in failed; who has to do something about
+	// it, and what. Empty with other errors.
+	reason string
+	who    tokens.Who
+	do     string
 }
 
 type adminErrorKind int
@@ -34,6 +41,7 @@ const (
 	adminNotFound adminErrorKind = iota
 	adminInvalid
 	adminConflict // somebody has to do something else first
+	adminGone     // it took too long
 	adminUpstream // the provider or the storage failed
 )
 
@@ -42,17 +50,28 @@ func (e *adminError) Unwrap() error { return e.err }
 
 // providerView is a provider as administrators see it.
 type providerView struct {
-	Name                  string   `json:"name"`
-	DisplayName           string   `json:"display_name"`
-	Origin                origin   `json:"origin"`
-	Issuer                string   `json:"issuer,omitempty"`
-	AuthorizationEndpoint string   `json:"authorization_endpoint,omitempty"`
-	TokenEndpoint         string   `json:"token_endpoint,omitempty"`
-	ClientID              string   `json:"client_id"`
-	HasClientSecret       bool     `json:"has_client_secret"`
-	Scopes                []string `json:"scopes"`
-	RedirectURI           string   `json:"redirect_uri"`
-	Servers               []string `json:"servers"`
+	Name                  string `json:"name"`
+	DisplayName           string `json:"display_name"`
+	Origin                origin `json:"origin"`
+	Issuer                string `json:"issuer,omitempty"`
+	AuthorizationEndpoint string `json:"authorization_endpoint,omitempty"`
+	TokenEndpoint         string `json:"token_endpoint,omitempty"`
+	ClientID              string `json:"client_id"`
+	HasClientSecret       bool   `json:"has_client_secret"`
+	// ClientSecretExpires is the soonest end of the client's credentials that is
+	// known.
+	ClientSecretExpires *time.Time `json:"client_secret_expires,omitempty"`
+	Scopes              []string   `json:"scopes"`
+	RedirectURI         string     `json:"redirect_uri"`
+	Servers             []string   `json:"servers"`
+	Grant               string     `json:"grant"`
+	// DeviceCode: sign-ins by device code are allowed.
+	DeviceCode bool `json:"device_code"`
+	// AdminConsentURL is where an administrator consents for the whole
+	// organization.
+	AdminConsentURL string `json:"admin_consent_url,omitempty"`
+	// Rotation says whether a refresh token is good for one use only.
+	Rotation string `json:"rotation"`
 }
 
 func (a admin) providers() []providerView {
@@ -63,11 +82,41 @@ func (a admin) providers() []providerView {
 		views = append(views, providerView{
 			Name: name, DisplayName: p.settings.Title(), Origin: p.origin,
 			Issuer: p.settings.Issuer, AuthorizationEndpoint: p.settings.AuthorizationEndpoint, TokenEndpoint: p.settings.TokenEndpoint,
-			ClientID: p.settings.ClientID, HasClientSecret: len(p.settings.Credentials) > 0,
+			ClientID: p.settings.ClientID, HasClientSecret: len(p.settings.Credentials) > 0, ClientSecretExpires: given(p.expires()),
 			Scopes: p.settings.Scopes, RedirectURI: p.settings.RedirectURI, Servers: p.settings.Servers,
+			Grant: p.settings.Grant.String(), DeviceCode: p.settings.DeviceCode,
+			AdminConsentURL: adminConsentURL(p.settings), Rotation: rotationNames[p.settings.Rotation],
 		})
 	}
 	return views
+}
+
+// rotationNames are kinds of rotation as administrators see them.
+var rotationNames = map[tokens.Rotation]string{
+	tokens.RotationUnknown: "unknown",
+	tokens.RotationNone:    "none",
+	tokens.RotationStrict:  "strict",
+}
+
+// adminConsentURL is the page where an administrator consents for the whole
+// organization (learn.microsoft.com: "Admin consent on the Microsoft identity
+// platform"); empty where there is none. It has no state: what comes back from
+// there is not believed.
+func adminConsentURL(p tokens.Provider) string {
+	u, err := url.Parse(p.AdminConsentEndpoint)
+	if err != nil || p.AdminConsentEndpoint == "" {
+		return ""
+	}
+	q := u.Query()
+	q.Set("client_id", p.ClientID)
+	if p.RedirectURI != "" {
+		q.Set("redirect_uri", p.RedirectURI)
+	}
+	if len(p.Scopes) > 0 {
+		q.Set("scope", strings.Join(p.Scopes, " "))
+	}
+	u.RawQuery = q.Encode()
+	return u.String()
 }
 
 // tenantView is a tenant as administrators see it.
@@ -110,6 +159,8 @@ func (a admin) tenants(ctx context.Context) []tenantView {
 	return views
 }
 
+func (a admin) storage() storageView { return a.app.storageReport() }
+
 // accountView is an account as administrators see it.
 type accountView struct {
 	Provider     string       `json:"provider"`
@@ -132,6 +183,11 @@ type failureView struct {
 	Kind        string    `json:"kind"`
 	Code        string    `json:"code,omitempty"`
 	Description string    `json:"description,omitempty"`
+	// TraceID and CorrelationID are what the provider's support asks for.
+	TraceID       string `json:"trace_id,omitempty"`
+	CorrelationID string `json:"correlation_id,omitempty"`
+	// Advice is what it means and what to do about it.
+	Advice *tokens.Advice `json:"advice,omitempty"`
 }
 
 func (a admin) accounts(ctx context.Context) []accountView {
@@ -157,7 +213,13 @@ func viewAccount(ctx context.Context, s *snapshot, source *tokens.Source) accoun
 		Generation: st.Generation,
 	}
 	if f := st.Failure; f != nil {
-		v.Failure = &failureView{At: f.At, Kind: f.Kind, Code: f.Code, Description: f.Description}
+		v.Failure = &failureView{
+			At: f.At, Kind: f.Kind, Code: f.Code, Description: f.Description,
+			TraceID: f.TraceID, CorrelationID: f.CorrelationID,
+		}
+		if advice, ok := f.Advice(); ok {
+			v.Failure.Advice = &advice
+		}
 	}
 	_, users, _ := s.account(st.Account)
 	for _, t := range users {
@@ -173,19 +235,23 @@ func given(t time.Time) *time.Time {
 	return &t
 }
 
-// find finds an account that a tenant uses.
+// find finds an account that a tenant uses. Its user is a mailbox, or
+// [tokens.AppUser].
 func (a admin) find(provider, user string) (*snapshot, *tokens.Source, error) {
 	s := a.app.registry.load()
 	if s.providers[provider] == nil {
-		return nil, nil, &adminError{adminNotFound, fmt.Errorf("there is no provider %q", provider)}
+		return nil, nil, &adminError{kind: adminNotFound, err: fmt.Errorf("there is no provider %q", provider)}
 	}
-	address, err := mailer.ParseAddress(user)
-	if err != nil {
-		return nil, nil, &adminError{adminInvalid, reason(err)}
+	if user != tokens.AppUser {
+		address, err := mailer.ParseAddress(user)
+		if err != nil {
+			return nil, nil, &adminError{kind: adminInvalid, err: reason(err)}
+		}
+		user = address.Mailbox()
 	}
-	source, _, err := s.account(newAccount(provider, address.Mailbox()))
+	source, _, err := s.account(newAccount(provider, user))
 	if err != nil {
-		return nil, nil, &adminError{adminNotFound, err}
+		return nil, nil, &adminError{kind: adminNotFound, err: err}
 	}
 	return s, source, nil
 }
@@ -196,29 +262,6 @@ func (a admin) account(ctx context.Context, provider, user string) (accountView,
 		return accountView{}, err
 	}
 	return viewAccount(ctx, s, source), nil
-}
-
-// invitation is a link that leads to the start page of a sign-in. It can be
-// handed to the owner of the mailbox.
-type invitation struct {
-	URL       string    `json:"url"`
-	ExpiresAt time.Time `json:"expires_at"`
-}
-
-// authorize makes a link to sign in to an account. By names who asks.
-func (a admin) authorize(provider, user, by string) (invitation, error) {
-	s, source, err := a.find(provider, user)
-	if err != nil {
-		return invitation{}, err
-	}
-	if s.redirectBase == nil {
-		return invitation{}, &adminError{adminInvalid, errors.New("set redirect_base in the global option oauth_mail, and serve it with `oauth_mail callback`")}
-	}
-	ticket, expires, err := a.app.flow.NewTicket(source.Account(), by, "")
-	if err != nil {
-		return invitation{}, &adminError{adminUpstream, err}
-	}
-	return invitation{URL: s.startURL(provider, ticket), ExpiresAt: expires}, nil
 }
 
 // disconnection says what became of a grant.
@@ -236,7 +279,7 @@ func (a admin) disconnect(ctx context.Context, provider, user, by string) (disco
 	}
 	revoked, err := source.Disconnect(ctx)
 	if err != nil {
-		return disconnection{}, &adminError{adminUpstream, err}
+		return disconnection{}, &adminError{kind: adminUpstream, err: err}
 	}
 	s.drain(source.Account())
 	a.app.logger.Info("account disconnected", "provider", provider, "user", source.Account().User, "by", by, "revoked_at_provider", revoked)
@@ -252,9 +295,9 @@ func (a admin) refresh(ctx context.Context, provider, user string) (accountView,
 	if err := source.Refresh(ctx); err != nil {
 		e, _ := errors.AsType[*tokens.Error](err)
 		if e != nil && e.Kind == tokens.KindNeedsPerson {
-			return accountView{}, &adminError{adminConflict, fmt.Errorf("%w; a person must sign in first, by the link that POST /accounts/%s/%s/authorize answers", err, provider, user)}
+			return accountView{}, &adminError{kind: adminConflict, err: fmt.Errorf("%w; a person must sign in first, by the link that POST /accounts/%s/%s/authorize answers", err, provider, user)}
 		}
-		return accountView{}, &adminError{adminUpstream, err}
+		return accountView{}, &adminError{kind: adminUpstream, err: err}
 	}
 	return viewAccount(ctx, s, source), nil
 }

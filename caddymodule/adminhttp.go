@@ -1,15 +1,23 @@
 package caddymodule
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
+
+// maxAdminBody is the largest body of a call, in octets.
+const maxAdminBody = 64 << 10
 
 // roleRank orders the roles: a higher one may do what a lower one may.
 var roleRank = map[string]int{"viewer": 1, "operator": 2, "admin": 3}
@@ -20,34 +28,97 @@ const anyUser = "*"
 // adminCall is one call of the administration.
 type adminCall struct {
 	role  string
-	serve func(a admin, r *http.Request, by string, params map[string]string) (status int, answer any, err error)
+	serve func(a admin, r *adminRequest) (status int, answer any, err error)
+}
+
+// adminRequest is a request for a call of the administration.
+type adminRequest struct {
+	*http.Request
+	// by is who is calling.
+	by string
+	// provider and user name an account, where the path does.
+	provider, user string
+	body           []byte
+}
+
+// settings reads the body, which may have the given fields and no others. An
+// empty body has none.
+func (r *adminRequest) settings(known fields) error {
+	body := r.body
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil
+	}
+	if err := checkText(body); err != nil {
+		return err
+	}
+	return decodeObject(body, "", known, func(path, _ string, _ json.RawMessage) error {
+		return invalid(path, "unsupported", "this call does not know it")
+	})
 }
 
 // adminRoutes are the calls of the administration.
 var adminRoutes = routes[*adminCall]{
-	{http.MethodGet, "/providers", &adminCall{"viewer", func(a admin, _ *http.Request, _ string, _ map[string]string) (int, any, error) {
+	{http.MethodGet, "/providers", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
 		return http.StatusOK, map[string]any{"providers": a.providers()}, nil
 	}}},
-	{http.MethodGet, "/tenants", &adminCall{"viewer", func(a admin, r *http.Request, _ string, _ map[string]string) (int, any, error) {
+	{http.MethodGet, "/tenants", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
 		return http.StatusOK, map[string]any{"tenants": a.tenants(r.Context())}, nil
 	}}},
-	{http.MethodGet, "/accounts", &adminCall{"viewer", func(a admin, r *http.Request, _ string, _ map[string]string) (int, any, error) {
+	{http.MethodGet, "/accounts", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
 		return http.StatusOK, map[string]any{"accounts": a.accounts(r.Context())}, nil
 	}}},
-	{http.MethodGet, "/accounts/{provider}/{user}", &adminCall{"viewer", func(a admin, r *http.Request, _ string, p map[string]string) (int, any, error) {
-		v, err := a.account(r.Context(), p["provider"], p["user"])
+	{http.MethodGet, "/accounts/{provider}/{user}", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
+		v, err := a.account(r.Context(), r.provider, r.user)
 		return http.StatusOK, v, err
 	}}},
-	{http.MethodPost, "/accounts/{provider}/{user}/authorize", &adminCall{"operator", func(a admin, _ *http.Request, by string, p map[string]string) (int, any, error) {
-		v, err := a.authorize(p["provider"], p["user"], by)
+	{http.MethodGet, "/storage", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
+		return http.StatusOK, a.storage(), nil
+	}}},
+	{http.MethodPost, "/accounts/{provider}/{user}/authorize", &adminCall{"operator", func(a admin, r *adminRequest) (int, any, error) {
+		flow := flowBrowser
+		if err := r.settings(fields{"flow": decodeText(&flow)}); err != nil {
+			return 0, nil, err
+		}
+		v, err := a.authorize(r.Context(), r.provider, r.user, flow, r.by)
 		return http.StatusCreated, v, err
 	}}},
-	{http.MethodPost, "/accounts/{provider}/{user}/disconnect", &adminCall{"operator", func(a admin, r *http.Request, by string, p map[string]string) (int, any, error) {
-		v, err := a.disconnect(r.Context(), p["provider"], p["user"], by)
+	{http.MethodPost, "/accounts/{provider}/{user}/complete", &adminCall{"operator", func(a admin, r *adminRequest) (int, any, error) {
+		var session, address string
+		if err := r.settings(fields{"session": decodeText(&session), "url": decodeText(&address)}); err != nil {
+			return 0, nil, err
+		}
+		if session == "" {
+			return 0, nil, missing("session")
+		}
+		v, err := a.complete(r.Context(), r.provider, r.user, session, address)
+		if v.Account == nil {
+			return http.StatusAccepted, v, err
+		}
 		return http.StatusOK, v, err
 	}}},
-	{http.MethodPost, "/accounts/{provider}/{user}/refresh", &adminCall{"operator", func(a admin, r *http.Request, _ string, p map[string]string) (int, any, error) {
-		v, err := a.refresh(r.Context(), p["provider"], p["user"])
+	{http.MethodPost, "/accounts/{provider}/{user}/import", &adminCall{"admin", func(a admin, r *adminRequest) (int, any, error) {
+		var refreshToken string
+		if err := r.settings(fields{"refresh_token": decodeText(&refreshToken)}); err != nil {
+			return 0, nil, err
+		}
+		if refreshToken == "" {
+			return 0, nil, missing("refresh_token")
+		}
+		v, err := a.importToken(r.Context(), r.provider, r.user, tokens.NewSecret(refreshToken), r.by)
+		return http.StatusOK, v, err
+	}}},
+	{http.MethodPost, "/accounts/{provider}/{user}/disconnect", &adminCall{"operator", func(a admin, r *adminRequest) (int, any, error) {
+		if err := r.settings(nil); err != nil {
+			return 0, nil, err
+		}
+		v, err := a.disconnect(r.Context(), r.provider, r.user, r.by)
+		return http.StatusOK, v, err
+	}}},
+	{http.MethodPost, "/accounts/{provider}/{user}/refresh", &adminCall{"operator", func(a admin, r *adminRequest) (int, any, error) {
+		if err := r.settings(nil); err != nil {
+			return 0, nil, err
+		}
+		v, err := a.refresh(r.Context(), r.provider, r.user)
 		return http.StatusOK, v, err
 	}}},
 }
@@ -57,38 +128,47 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 	call, params, allowed := adminRoutes.find(r.Method, cleanPath(r))
 	if call == nil && allowed == nil {
 		return passOn(w, r, next, func(w http.ResponseWriter, r *http.Request) {
-			adminProblem(w, r, http.StatusNotFound, "There is no such call here.")
+			adminProblem(w, r, http.StatusNotFound, "There is no such call here.", nil)
 		})
 	}
 	by, rank, ok := h.who(r)
 	if !ok {
 		h.logger.Warn("administration refused: no user", "remote_ip", clientIP(r), "uri", r.URL.Path)
-		adminProblem(w, r, http.StatusUnauthorized, "Nobody is signed in. Put an authentication directive, such as basic_auth, before oauth_mail admin.")
+		adminProblem(w, r, http.StatusUnauthorized, "Nobody is signed in. Put an authentication directive, such as basic_auth, before oauth_mail admin.", nil)
 		return nil
 	}
 	if call == nil {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		adminProblem(w, r, http.StatusMethodNotAllowed, "This call wants "+strings.Join(allowed, " or ")+".")
+		adminProblem(w, r, http.StatusMethodNotAllowed, "This call wants "+strings.Join(allowed, " or ")+".", nil)
 		return nil
 	}
 	if rank < roleRank[call.role] {
-		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.")
+		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.", nil)
 		return nil
 	}
+	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"]}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		if err := crossOrigin.Check(r); err != nil {
-			adminProblem(w, r, http.StatusForbidden, "The request comes from another site's page and was refused.")
+			adminProblem(w, r, http.StatusForbidden, "The request comes from another site's page and was refused.", nil)
 			return nil
 		}
 		// No HTML form can send this type, and a script of another site only
 		// with a permission that is never given.
-		if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-			adminProblem(w, r, http.StatusUnsupportedMediaType, "The body must be JSON, with the header Content-Type: application/json.")
+		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if err != nil || media != "application/json" {
+			adminProblem(w, r, http.StatusUnsupportedMediaType, "The body must be JSON, with the header Content-Type: application/json.", nil)
 			return nil
 		}
-		_, _ = io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, 1<<16)) // these calls take no settings yet
+		if request.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxAdminBody)); err != nil {
+			if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+				adminProblem(w, r, http.StatusRequestEntityTooLarge, "The body is too large for this call.", nil)
+				return nil
+			}
+			adminProblem(w, r, http.StatusBadRequest, "The body was cut.", nil)
+			return nil
+		}
 	}
-	status, answer, err := call.serve(admin{h.app}, r, by, params)
+	status, answer, err := call.serve(admin{h.app}, request)
 	if err != nil {
 		h.adminFailed(w, r, err)
 		return nil
@@ -119,6 +199,11 @@ func (h *Handler) who(r *http.Request) (user string, rank int, ok bool) {
 
 func (h *Handler) adminFailed(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
+	var more map[string]any
+	if p, ok := errors.AsType[*problem](err); ok { // the body
+		adminProblem(w, r, p.status, p.message, nil)
+		return
+	}
 	if e, ok := errors.AsType[*adminError](err); ok {
 		switch e.kind {
 		case adminNotFound:
@@ -127,19 +212,25 @@ func (h *Handler) adminFailed(w http.ResponseWriter, r *http.Request, err error)
 			status = http.StatusUnprocessableEntity
 		case adminConflict:
 			status = http.StatusConflict
+		case adminGone:
+			status = http.StatusGone
 		case adminUpstream:
 			status = http.StatusBadGateway
+		}
+		if e.reason != "" {
+			more = map[string]any{"reason": e.reason, "who": e.who, "do": e.do}
 		}
 	}
 	if status >= 500 {
 		h.logger.Error("an administration call failed", "uri", r.URL.Path, "error", err)
 	}
-	adminProblem(w, r, status, capitalized(err.Error())+".")
+	adminProblem(w, r, status, capitalized(err.Error())+".", more)
 }
 
-// adminProblem answers with an RFC 9457 problem.
-func adminProblem(w http.ResponseWriter, r *http.Request, status int, detail string) {
+// adminProblem answers with an RFC 9457 problem, which may have more members.
+func adminProblem(w http.ResponseWriter, r *http.Request, status int, detail string, more map[string]any) {
 	body := map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail}
+	maps.Copy(body, more)
 	if id := requestID(r); id != "" {
 		body["request_id"] = id
 	}

@@ -40,6 +40,7 @@ func signInAdvice(r tokens.Reason, e *tokens.Error) advice {
 		return advice{http.StatusBadRequest, "This sign-in was begun in another browser, or is over", []string{
 			"It has to end in the browser in which it was begun, with cookies allowed, and it ends once. Nothing was changed now; if you have seen that the mailbox is connected, it still is.",
 			"Open the link that you were given in one browser, and stay in it until the end.",
+			"If whoever asked you to sign in asked for the address of this page, copy it now, all of it, and give it to nobody else.",
 		}, false, ""}
 	case tokens.ReasonExpired:
 		return advice{http.StatusGone, "The sign-in took too long", []string{
@@ -78,6 +79,11 @@ func signInAdvice(r tokens.Reason, e *tokens.Error) advice {
 		return advice{http.StatusBadGateway, "The provider could not complete the sign-in", []string{
 			"Nothing was changed. Try again; if it fails again, the operator finds the reason in this server's log.",
 		}, false, "Try again"}
+	case tokens.ReasonUnavailable:
+		return advice{http.StatusConflict, "Nobody signs in here", []string{
+			"Nothing was changed, and nothing is to be done here. The reason, for the operator:",
+		}, true, ""}
+	case tokens.ReasonSession, tokens.ReasonAddress: // the administration's calls alone have these
 	case tokens.ReasonStorage:
 		return advice{http.StatusInternalServerError, "The sign-in could not be kept", []string{
 			"This server could not store it. Nothing was changed; the operator finds the reason in this server's log.",

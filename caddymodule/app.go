@@ -55,6 +55,8 @@ type App struct {
 	guard    *guard
 	memory   budget
 	holdings holdings
+	// condition is what is known of the storage.
+	condition condition
 	// pools are the connections that the app's tenants use.
 	pools []*mailer.Pool
 
@@ -115,6 +117,8 @@ func (a *App) Start() error {
 	go a.guarded(func() { refresher.Run(ctx) })
 	go a.guarded(func() { a.sweepPools(ctx) })
 	go a.guarded(func() { a.nameUnauthorized(ctx) })
+	go a.guarded(func() { a.watchExpiries(ctx) })
+	go a.guarded(func() { a.tendStorage(ctx) })
 	return nil
 }
 

@@ -1,12 +1,18 @@
 package caddymodule
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -36,6 +42,11 @@ func TestConfigErrors(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	broken := filepath.Join(t.TempDir(), "broken")
+	writeFile(t, broken, []byte("neither PEM nor JSON: "+secret))
+	certificate := filepath.Join(t.TempDir(), "app.pem")
+	writeFile(t, certificate, certificatePEM(t, time.Now().Add(day)))
+	account := serviceAccount(t)
 	tests := []struct{ name, content, want string }{
 		{
 			"variable missing", base + "provider p {\nissuer https://idp.example\nclient_id c\nclient_secret {env.NO_SUCH_VARIABLE}\nservers smtp.example\n}\n",
@@ -57,8 +68,8 @@ func TestConfigErrors(t *testing.T) {
 		{"no servers", base + "provider p {\nissuer https://idp.example\nclient_id c\n}\n", "provider p: servers is missing"},
 		{"plain issuer", base + "provider p {\nissuer http://idp.example\nclient_id c\nservers smtp.example\n}\n", "provider p: issuer:"},
 		{"unknown preset", base + "provider p {\npreset yahoogle\nclient_id c\n}\n", `provider p: unknown preset "yahoogle"`},
-		{"microsoft without directory", base + "provider p {\npreset microsoft\nclient_id c\n}\n", "provider p: preset microsoft needs a directory"},
-		{"directory that leads elsewhere", base + "provider p {\npreset microsoft\ndirectory a/../b\nclient_id c\n}\n", "provider p: directory"},
+		{"microsoft without directory", base + "provider p {\npreset microsoft\nclient_id c\n}\n", "provider p: preset microsoft: directory is missing"},
+		{"directory that leads elsewhere", base + "provider p {\npreset microsoft\ndirectory a/../b\nclient_id c\n}\n", "provider p: preset microsoft: directory"},
 		{"no redirect_base", idp, "provider p: set redirect_base"},
 		{"plain redirect_base", "redirect_base http://a.example/cb\n", "redirect_base:"},
 		{"same redirect URI", base + idp + "provider q {\nissuer https://idp.example\nclient_id c\nservers smtp.example\nredirect_uri https://a.example/cb/p\n}\n", "provider p has the same path"},
@@ -87,6 +98,38 @@ func TestConfigErrors(t *testing.T) {
 		{"key with a space", relay + "key k \"" + secret + " x\" r\n", "key k: has characters"},
 		{"bad encryption key", "encryption_key AAAA\n", "encryption_key, key 1:"},
 		{"name with a slash", "tenant a/b {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n", "tenant a/b: a name has"},
+		{"application at outlook", base + "provider p {\npreset outlook\ngrant client_credentials\nclient_id c\nclient_secret {env.PATH}\n}\n", "provider p: preset outlook has no grant client_credentials: nobody can permit an application there; each mailbox's owner signs in"},
+		{"client credentials at google", "provider p {\npreset google\ngrant client_credentials\nclient_id c\nclient_secret {env.PATH}\n}\n", "in Google Workspace use grant service_account"},
+		{"client credentials of a shared directory", "provider p {\npreset microsoft\ndirectory organizations\ngrant client_credentials\nclient_id c\nclient_secret {env.PATH}\n}\n", "provider p: grant client_credentials needs the directory of one organization"},
+		{"client credentials without any", "provider p {\npreset microsoft\ndirectory contoso.com\ngrant client_credentials\nclient_id c\n}\n", "provider p, grant: client_credentials needs something that proves the client: add client_secret, client_certificate or federated_token"},
+		{"client credentials without scopes", "provider p {\nissuer https://idp.example\ngrant client_credentials\nclient_id c\nclient_secret {env.PATH}\nservers smtp.example\n}\n", "provider p: scopes is missing"},
+		{"service account at microsoft", "provider p {\npreset microsoft\ndirectory contoso.com\ngrant service_account\nservice_account " + account + "\n}\n", "service accounts are Google's; here an application signs in with grant client_credentials"},
+		{"service account of no preset", "provider p {\ntoken_endpoint https://idp.example/token\ngrant service_account\nservice_account " + account + "\nservers smtp.example\n}\n", "provider p, grant: service accounts are Google's; add `preset google`"},
+		{"service account without a file", "provider p {\npreset google\ngrant service_account\n}\n", "provider p, service_account: missing"},
+		{"service account's file missing", "provider p {\npreset google\ngrant service_account\nservice_account /no/such/file\n}\n", "provider p, service_account: the file /no/such/file does not exist"},
+		{"service account's file broken", "provider p {\npreset google\ngrant service_account\nservice_account " + broken + "\n}\n", "provider p, service_account: the file " + broken + ":"},
+		{"service account with a secret", "provider p {\npreset google\ngrant service_account\nservice_account " + account + "\nclient_secret " + secret + "\n}\n", "provider p, client_secret: has no meaning with `grant service_account`"},
+		{"service account with a client id", "provider p {\npreset google\ngrant service_account\nservice_account " + account + "\nclient_id c\n}\n", "provider p, client_id: has no meaning with `grant service_account`"},
+		{"service account without its grant", base + "provider p {\npreset google\nclient_id c\nservice_account " + account + "\n}\n", "provider p, service_account: has a meaning with `grant service_account` only"},
+		{"redirect_uri without a person", "provider p {\npreset google\ngrant service_account\nservice_account " + account + "\nredirect_uri https://a.example/cb\n}\n", "provider p, redirect_uri: has no meaning with `grant service_account`, where nobody signs in; remove it"},
+		{"prompt without a person", "provider p {\npreset microsoft\ndirectory contoso.com\ngrant client_credentials\nclient_id c\nclient_secret {env.PATH}\nprompt login\n}\n", "provider p, prompt: has no meaning with `grant client_credentials`"},
+		{"device_code without a person", "provider p {\npreset microsoft\ndirectory contoso.com\ngrant client_credentials\nclient_id c\nclient_secret {env.PATH}\ndevice_code\n}\n", "provider p, device_code: has no meaning"},
+		{"device_code at google", base + "provider p {\npreset google\nclient_id c\ndevice_code\n}\n", "provider p, device_code: google has no sign-in by device code for mail"},
+		{"device_code without endpoint", base + "provider p {\nauthorization_endpoint https://idp.example/a\ntoken_endpoint https://idp.example/t\nclient_id c\nservers smtp.example\ndevice_code\n}\n", "provider p, device_code: needs device_authorization_endpoint"},
+		{"secret of a public client", base + "provider p {\npreset fastmail\nclient_id c\nclient_secret " + secret + "\n}\n", "provider p: its clients are public ones: remove client_secret"},
+		{"certificate of a public client", base + "provider p {\npreset fastmail\nclient_id c\nclient_certificate " + certificate + "\n}\n", "provider p: its clients are public ones"},
+		{"certificate missing", base + "provider p {\npreset microsoft\ndirectory contoso.com\nclient_id c\nclient_certificate /no/such/file\n}\n", "provider p, client_certificate: the file /no/such/file does not exist"},
+		{"certificate broken", base + "provider p {\npreset microsoft\ndirectory contoso.com\nclient_id c\nclient_certificate " + broken + "\n}\n", "provider p, client_certificate: the file " + broken + ":"},
+		{"federated token empty", base + "provider p {\npreset microsoft\ndirectory contoso.com\nclient_id c\nfederated_token " + empty + "\n}\n", "provider p, federated_token: the file " + empty + " is empty"},
+		{"second secret missing", base + "provider p {\npreset google\nclient_id c\nclient_secret {env.PATH}\nclient_secret {env.NO_SUCH_VARIABLE}\n}\n", "provider p, client_secret 2: the environment variable NO_SUCH_VARIABLE"},
+		{"empty secret", base + "provider p {\npreset google\nclient_id c\nclient_secret \"\"\n}\n", "provider p, credentials: each is exactly one of client_secret"},
+		{"expiry is no date", base + "provider p {\npreset google\nclient_id c\nclient_secret {env.PATH}\nclient_secret_expires {env.PATH}\n}\n", "provider p, client_secret_expires:"},
+		{"proxy of unknown kind", base + "provider p {\npreset google\nclient_id c\nproxy ftp://u:" + secret + "@proxy.example\n}\n", "provider p, proxy: must begin with http://, https:// or socks5://"},
+		{"proxy that is no URL", base + "provider p {\npreset google\nclient_id c\nproxy http://u:" + secret + "%@proxy.example\n}\n", "provider p, proxy: must be"},
+		{"proxy with a path", base + "provider p {\npreset google\nclient_id c\nproxy http://u:" + secret + "@proxy.example/x\n}\n", "provider p, proxy: must be"},
+		{"provider's ca_file missing", base + "provider p {\npreset google\nclient_id c\nca_file /no/such/file\n}\n", "provider p, ca_file: open /no/such/file"},
+		{"provider's ca_file without certificates", base + "provider p {\npreset google\nclient_id c\nca_file " + empty + "\n}\n", "provider p, ca_file: " + empty + " has no certificate"},
+		{"tenant of an application without user", "provider p {\npreset microsoft\ndirectory contoso.com\ngrant client_credentials\nclient_id c\nclient_secret {env.PATH}\n}\ntenant a {\nauth oauth p\n}\n", "tenant a, user: missing"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -95,10 +138,33 @@ func TestConfigErrors(t *testing.T) {
 				t.Fatalf("got error %v, want one with %q", err, tt.want)
 			}
 			if strings.Contains(err.Error(), secret) {
-				t.Errorf("the key is in the error: %v", err)
+				t.Errorf("the secret is in the error: %v", err)
 			}
 		})
 	}
+}
+
+// serviceAccount makes the key file of a service account.
+func serviceAccount(t *testing.T) string {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := json.Marshal(map[string]string{
+		"type": "service_account", "client_email": "mailer@project.iam.gserviceaccount.com", "private_key_id": "1",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "account.json")
+	writeFile(t, name, content)
+	return name
 }
 
 // TestSharedStorageNeedsKey: without a key, each instance would make its own.
@@ -110,15 +176,22 @@ func TestSharedStorageNeedsKey(t *testing.T) {
 	}
 }
 
-// tree lists the files below a folder with their contents.
+// tree lists the files below a folder with their contents, without those of the
+// storage's self-test, which come and go.
 func tree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	files := make(map[string]string)
 	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || strings.Contains(name, "selftest") {
+			return nil
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
 		data, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		files[name] = string(data)
 		return err
 	})
@@ -297,7 +370,7 @@ func TestOneErrorPerMistake(t *testing.T) {
 	t.Parallel()
 	err := validateError(t, option(t, "redirect_base https://a.example/cb\nprovider p {\npreset microsoft\nclient_id c\n}\n"+
 		"tenant a {\nauth oauth p\nuser a@example.com\n}\nkey k a-secret-of-24-characters-or-more a\n"))
-	if err == nil || !strings.Contains(err.Error(), "needs a directory") || strings.Contains(err.Error(), "there is no") {
+	if err == nil || !strings.Contains(err.Error(), "directory is missing") || strings.Contains(err.Error(), "there is no") {
 		t.Errorf("got error %v", err)
 	}
 }

@@ -32,6 +32,10 @@ type provider struct {
 	name     string
 	origin   origin
 	settings tokens.Provider
+	// credentials are those in settings, with their ends.
+	credentials []credential
+	// transport is how its endpoints are reached.
+	transport transportSettings
 	// client is set by attach.
 	client *tokens.Client
 }
@@ -109,115 +113,6 @@ func (b *builder) redirectBase(raw string) {
 	}
 	u.Host = strings.Replace(u.Host, u.Hostname(), host, 1)
 	b.snapshot.redirectBase = u
-}
-
-func (b *builder) provider(name string, s providerSettings) {
-	at := "provider " + name
-	if !namePattern.MatchString(name) {
-		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
-		return
-	}
-	var p tokens.Provider
-	if s.Preset != "" {
-		var err error
-		if p, err = tokens.FromPreset(s.Preset, s.Directory); err != nil {
-			b.errorf("%s: %w", at, err)
-			return
-		}
-	} else if s.Directory != "" {
-		b.errorf("%s, directory: has a meaning with `preset microsoft` only", at)
-		return
-	}
-	p.Name = name
-	p.DisplayName = s.DisplayName
-	p.ClientID = s.ClientID
-	p.Credentials = tokens.NewClientSecret(s.ClientSecret)
-	override(&p.Issuer, s.Issuer)
-	override(&p.AuthorizationEndpoint, s.AuthorizationEndpoint)
-	override(&p.TokenEndpoint, s.TokenEndpoint)
-	override(&p.RevocationEndpoint, s.RevocationEndpoint)
-	if len(s.Scopes) > 0 {
-		p.Scopes = s.Scopes
-	}
-	if s.Preset == "" && slices.Contains(p.Scopes, "offline_access") {
-		// OpenID Connect Core, section 11: without consent, no offline access.
-		p.Prompt = "consent"
-	}
-	override(&p.Prompt, s.Prompt)
-	if len(s.AuthParams) > 0 {
-		params := maps.Clone(p.AuthParams)
-		if params == nil {
-			params = make(map[string]string)
-		}
-		maps.Copy(params, s.AuthParams)
-		p.AuthParams = params
-	}
-	switch s.ClientAuth {
-	case "":
-	case "basic":
-		p.AuthStyle = tokens.AuthBasic
-	case "post":
-		p.AuthStyle = tokens.AuthPost
-	default:
-		b.errorf("%s, client_auth: %q must be basic or post", at, s.ClientAuth)
-	}
-	if len(s.Servers) > 0 {
-		p.Servers = nil
-		for _, host := range s.Servers {
-			p.Servers = append(p.Servers, strings.ToLower(strings.TrimSuffix(host, ".")))
-		}
-	}
-	p.RedirectURI = s.RedirectURI
-	if p.RedirectURI == "" && b.snapshot.redirectBase != nil {
-		p.RedirectURI = b.snapshot.redirectBase.JoinPath(name).String()
-	}
-	if err := p.Check(); err != nil {
-		b.errorf("%s: %w", at, err)
-		return
-	}
-	v := &provider{name: name, origin: s.origin, settings: p}
-	b.snapshot.providers[name] = v
-	b.callback(at, v)
-}
-
-// callback enters a provider's redirect URI.
-func (b *builder) callback(at string, p *provider) {
-	base := b.snapshot.redirectBase
-	if base == nil {
-		if b.settings.redirectBase == "" { // else it was reported
-			b.errorf("%s: set redirect_base, so that people can sign in", at)
-		}
-		return
-	}
-	u, err := url.Parse(p.settings.RedirectURI)
-	switch {
-	case err != nil:
-		b.errorf("%s, redirect_uri: %q is no URL", at, p.settings.RedirectURI)
-		return
-	case u.Scheme != base.Scheme || u.Host != base.Host:
-		// The cookie that binds a sign-in to its browser is of this host alone.
-		b.errorf("%s, redirect_uri: %s must be on the host of redirect_base, %s://%s", at, p.settings.RedirectURI, base.Scheme, base.Host)
-		return
-	case u.Path != path.Clean("/"+u.Path) || u.Path == "/":
-		b.errorf("%s, redirect_uri: the path %q must have names between single slashes, and no slash at the end", at, u.Path)
-		return
-	case strings.HasPrefix(u.Path, base.Path+"/") && strings.HasSuffix(u.Path, "/"+startSegment):
-		b.errorf("%s, redirect_uri: the path %q is that of a start page", at, u.Path)
-		return
-	}
-	if other, taken := b.snapshot.callbacks[u.Path]; taken {
-		// One redirect URI each: an answer must not be taken for another
-		// provider's (RFC 9700, section 4.4).
-		b.errorf("%s, redirect_uri: provider %s has the same path", at, other.name)
-		return
-	}
-	b.snapshot.callbacks[u.Path] = p
-}
-
-func override(s *string, with string) {
-	if with != "" {
-		*s = with
-	}
 }
 
 func (b *builder) key(name string, s keySettings) {

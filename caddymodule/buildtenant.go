@@ -20,12 +20,14 @@ import (
 type tenant struct {
 	name   string
 	origin origin
-	// account is whose token signs in, and user its mailbox as it is written;
-	// zero with other methods.
+	// account is whose token signs in, and user the mailbox that signs in with it,
+	// as it is written; zero with other methods. They differ where an application
+	// has one token for all mailboxes.
 	account tokens.Account
 	user    string
-	auth    Auth
-	server  mailer.Server
+	// auth has the mechanism that will be used, empty for what the server offers.
+	auth   Auth
+	server mailer.Server
 	// authorities is the hash of the certificates that verify the server; zero
 	// for the system's.
 	authorities [sha256.Size]byte
@@ -45,16 +47,19 @@ func (b *builder) tenant(name string, s tenantSettings) {
 		return
 	}
 	t := &tenant{name: name, origin: s.origin, auth: s.Auth, connections: s.Connections}
-	switch {
-	case t.connections < 0:
+	if t.connections < 0 {
 		b.errorf("%s, connections: must be above zero", at)
 		return
-	case t.connections == 0:
-		t.connections = defaultConnections
 	}
 	p, ok := b.tenantAuth(at, s, t)
 	if !ok || !b.tenantServer(at, s, t, p) {
 		return
+	}
+	if t.connections == 0 && p != nil {
+		t.connections = p.settings.Limits.Connections
+	}
+	if t.connections == 0 {
+		t.connections = defaultConnections
 	}
 	b.tenantSenders(at, s, t)
 	b.sharedMailbox(at, t)
@@ -77,8 +82,14 @@ func (b *builder) tenantAuth(at string, s tenantSettings, t *tenant) (p *provide
 		if !b.tenantUser(at, s, t) {
 			return nil, false
 		}
-		p = b.snapshot.providers[s.Auth.Provider]
-		return p, p != nil // what is wrong with a provider was reported there
+		if p = b.snapshot.providers[s.Auth.Provider]; p == nil {
+			return nil, false // what is wrong with a provider was reported there
+		}
+		t.account = p.account(t.user)
+		if t.auth.Mechanism == "" {
+			t.auth.Mechanism = p.settings.Mechanism
+		}
+		return p, true
 	case "password", "none":
 		if s.Server == "" {
 			b.errorf("%s, server: missing", at)
@@ -113,11 +124,19 @@ func (b *builder) tenantUser(at string, s tenantSettings, t *tenant) bool {
 		return false
 	}
 	t.user = a.Mailbox()
-	t.account = newAccount(s.Auth.Provider, t.user)
 	return true
 }
 
-// newAccount names an account. Mailboxes differ in more than case.
+// account is whose token a mailbox uses: its own, or the application's that
+// speaks for all.
+func (p *provider) account(user string) tokens.Account {
+	if p.settings.Grant == tokens.GrantClientCredentials {
+		return tokens.Account{Provider: p.name, User: tokens.AppUser}
+	}
+	return newAccount(p.name, user)
+}
+
+// newAccount names the account of a mailbox. Mailboxes differ in more than case.
 func newAccount(provider, user string) tokens.Account {
 	return tokens.Account{Provider: provider, User: strings.ToLower(user)}
 }
@@ -189,7 +208,7 @@ func (b *builder) tenantSenders(at string, s tenantSettings, t *tenant) {
 func (b *builder) sharedMailbox(at string, t *tenant) {
 	for _, name := range slices.Sorted(maps.Keys(b.snapshot.tenants)) {
 		o := b.snapshot.tenants[name]
-		same := o.account == t.account && o.auth == t.auth && o.server.Host == t.server.Host && o.server.Port == t.server.Port
+		same := o.account == t.account && strings.EqualFold(o.user, t.user) && o.auth == t.auth && o.server.Host == t.server.Host && o.server.Port == t.server.Port
 		if same && o.connections != t.connections {
 			b.errorf("%s, connections: tenant %s signs in to the same mailbox; both must say the same number", at, name)
 			return

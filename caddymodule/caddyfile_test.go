@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -95,7 +96,10 @@ func TestGoldenFilesUseEveryWord(t *testing.T) {
 var grammarWords = []string{
 	"redirect_base", "encryption_key", "provider", "tenant", "key",
 	"display_name", "preset", "directory", "issuer", "authorization_endpoint", "token_endpoint", "revocation_endpoint",
-	"client_id", "client_secret", "client_auth", "scopes", "prompt", "auth_param", "redirect_uri", "servers",
+	"device_authorization_endpoint", "admin_consent_endpoint", "device_code", "grant", "authorization_code", "client_credentials",
+	"client_id", "client_secret", "client_secret_expires", "client_certificate", "federated_token", "service_account",
+	"client_auth", "scopes", "prompt", "auth_param", "redirect_uri", "servers",
+	"rotation", "strict", "margin", "refresh_rate", "proxy",
 	"server", "auth", "oauth", "password", "none", "xoauth2", "oauthbearer", "user", "from", "senders", "connections", "ca_file",
 	"send", "callback", "admin", "role", "viewer", "operator", "allow_unauthenticated",
 }
@@ -129,6 +133,19 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"auth none with argument", app("tenant a {\nauth none u\n}"), "at Caddyfile:4"},
 		{"from with three arguments", app("tenant a {\nfrom a b c\n}"), "at Caddyfile:4"},
 		{"client_auth unknown", app("provider a {\nclient_auth digest\n}"), "unrecognized client_auth digest: must be one of basic, post, at Caddyfile:4"},
+		{"grant unknown", app("provider a {\ngrant password\n}"), "unrecognized grant password: must be one of authorization_code, client_credentials, service_account, at Caddyfile:4"},
+		{"expiry of no secret", app("provider a {\nclient_secret_expires 2027-06-30\n}"), "client_secret_expires must follow the client_secret that it is about, at Caddyfile:4"},
+		{"expiry of a certificate", app("provider a {\nclient_certificate a.pem\nclient_secret_expires 2027-06-30\n}"), "client_secret_expires must follow the client_secret that it is about, at Caddyfile:5"},
+		{"two expiries of one secret", app("provider a {\nclient_secret a\nclient_secret_expires 2027-06-30\nclient_secret_expires 2027-06-30\n}"), "duplicate client_secret_expires of one client_secret, at Caddyfile:6"},
+		{"expiry is no date", app("provider a {\nclient_secret a\nclient_secret_expires 30.6.2027\n}"), "bad client_secret_expires value '30.6.2027': must be a date such as 2027-06-30, at Caddyfile:5"},
+		{"client_secret with two arguments", app("provider a {\nclient_secret a b\n}"), "at Caddyfile:4"},
+		{"rotation unknown", app("provider a {\nrotation lax\n}"), "unrecognized rotation lax: must be one of strict, none, at Caddyfile:4"},
+		{"bad margin", app("provider a {\nmargin soon\n}"), "bad margin value 'soon': must be a duration above zero, such as 15m, at Caddyfile:4"},
+		{"margin of zero", app("provider a {\nmargin 0s\n}"), "at Caddyfile:4"},
+		{"bad refresh_rate", app("provider a {\nrefresh_rate -1\n}"), "bad refresh_rate value '-1': must be a number above zero, at Caddyfile:4"},
+		{"refresh_rate that is no number", app("provider a {\nrefresh_rate NaN\n}"), "at Caddyfile:4"},
+		{"device_code with argument", app("provider a {\ndevice_code yes\n}"), "at Caddyfile:4"},
+		{"duplicate service_account", app("provider a {\nservice_account a\nservice_account b\n}"), "duplicate service_account, at Caddyfile:5"},
 		{"directive without endpoint", ":80 {\n\toauth_mail\n}\n", "at Caddyfile:2"},
 		{"directive with unknown endpoint", ":80 {\n\toauth_mail sent\n}\n", "unrecognized endpoint sent: must be one of send, callback, admin, at Caddyfile:2"},
 		{"directive with two endpoints", ":80 {\n\toauth_mail send admin\n}\n", "at Caddyfile:2"},
@@ -172,6 +189,7 @@ func TestRepeatedOptionMerges(t *testing.T) {
 func TestExamples(t *testing.T) {
 	for _, name := range []string{
 		"M365_CLIENT_ID", "M365_CLIENT_SECRET", "GOOGLE_CLIENT_ID", "GOOGLE_CLIENT_SECRET", "LAB_CLIENT_SECRET", "SENDGRID_KEY",
+		"OUTLOOK_CLIENT_ID", "OUTLOOK_CLIENT_SECRET", "YAHOO_CLIENT_ID", "YAHOO_CLIENT_SECRET", "FASTMAIL_CLIENT_ID",
 	} {
 		t.Setenv(name, "dummy-"+name)
 	}
@@ -179,6 +197,15 @@ func TestExamples(t *testing.T) {
 		t.Setenv(name, "dummy-key-with-24-characters-"+name)
 	}
 	t.Setenv("ADMIN_PASSWORD_HASH", "$2a$10$HOdM9z9ZOHxdSzkvNIka0upEG7VxoVvVHpg.tkAMJlUD8x9EKJzy6")
+	t.Setenv("LAB_PROXY", "http://user:dummy@proxy.example.net:3128")
+	secrets := t.TempDir()
+	writeFile(t, filepath.Join(secrets, "m365_secret"), []byte("dummy\n"))
+	writeFile(t, filepath.Join(secrets, "app.pem"), certificatePEM(t, time.Now().Add(day)))
+	account, err := os.ReadFile(serviceAccount(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(secrets, "workspace.json"), account)
 	t.Setenv("OAUTH_MAIL_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
 	t.Setenv("OAUTH_MAIL_OLD_KEY", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
 	files, err := filepath.Glob("../examples/*.caddyfile")
@@ -198,7 +225,7 @@ func TestExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			validate(t, out)
+			validate(t, bytes.ReplaceAll(out, []byte("/run/secrets"), []byte(secrets)))
 		})
 	}
 }

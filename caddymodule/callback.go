@@ -128,7 +128,7 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, s *snapshot, p *
 	}
 	begun, err := h.app.flow.Begin(r.Context(), p.client, ticket)
 	if err != nil {
-		h.signInFailed(w, s, p, &tokens.FlowError{Reason: tokens.ReasonExchange, Account: ticket.Account, Err: err})
+		h.signInFailed(w, s, p, err)
 		return
 	}
 	prefix, secure := cookieShape(s)
@@ -180,18 +180,17 @@ func (h *Handler) finishSignIn(w http.ResponseWriter, r *http.Request, s *snapsh
 		sealed = c.Value
 		dropCookie(w, name, secure)
 	}
+	if sealed == "" && query.Has("admin_consent") {
+		consentPage(p).write(w, http.StatusOK)
+		return
+	}
 	done, err := h.app.flow.Complete(r.Context(), p.client, query, sealed)
 	if err != nil {
 		h.signInFailed(w, s, p, err)
 		return
 	}
-	t := done.Token
-	if source, _, err := s.account(t.Account); err == nil {
-		source.Adopt(t)
-		s.drain(t.Account)
-	}
-	h.logger.Info("account authorized", "provider", t.Account.Provider, "user", t.Account.User, "by", t.AuthorizedBy)
-	donePage(p, t, done.Doubt).write(w, http.StatusOK)
+	h.app.signedIn(s, done)
+	donePage(p, done.Token, done.Doubt).write(w, http.StatusOK)
 }
 
 // donePage says that a sign-in is done, and whether mail will flow.
@@ -214,6 +213,19 @@ func donePage(p *provider, t *tokens.Token, doubt error) *page {
 	return pg
 }
 
+// consentPage is where an administrator's consent for an organization ends, as
+// the address says, which anybody can write: nothing follows from it.
+func consentPage(p *provider) *page {
+	return &page{
+		Title: "Back from the provider's page for administrators",
+		Text: []string{
+			"If you have just approved this server's access there, that is done, and known to the provider alone: nothing was changed here. You may close this page.",
+			"Mailboxes that sign in themselves can do so now; a server that works with its own credentials tries again by itself.",
+		},
+		Facts: []fact{{"Provider", p.settings.Title()}},
+	}
+}
+
 // signInFailed says why a sign-in ended and what to do about it.
 func (h *Handler) signInFailed(w http.ResponseWriter, s *snapshot, p *provider, err error) {
 	f, ok := errors.AsType[*tokens.FlowError](err)
@@ -232,6 +244,11 @@ func (h *Handler) signInFailed(w http.ResponseWriter, s *snapshot, p *provider, 
 		pg.Said = strings.TrimSpace(e.Code + " " + e.Description)
 	case f.Err != nil && advice.details:
 		pg.Text = append(pg.Text, capitalized(f.Err.Error())+".")
+	}
+	if e != nil {
+		if known, ok := e.Advice(); ok {
+			pg.Text = append(pg.Text, "What it means: "+known.Meaning+". What to do ("+string(known.Who)+"): "+known.Do+".")
+		}
 	}
 	prompt := ""
 	if f.Reason == tokens.ReasonIdentity {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
 // expander replaces the placeholders of a configuration. Each string passes it
@@ -25,12 +27,10 @@ type expander struct {
 
 // text expands one string in place.
 func (e *expander) text(word string, s *string) {
-	if !strings.Contains(*s, "{") {
-		return
-	}
-	expanded, err := e.replacer.ReplaceOrErr(*s, true, true)
+	t := liveText{text: *s, replacer: e.replacer}
+	expanded, err := t.expand()
 	if err != nil {
-		e.errs = append(e.errs, e.errorf(word, "%v", explainPlaceholder(*s, err)))
+		e.fail(word, err)
 		return
 	}
 	*s = expanded
@@ -38,11 +38,15 @@ func (e *expander) text(word string, s *string) {
 
 // secret expands a string that should not stand in the configuration itself.
 func (e *expander) secret(word string, s *string) {
-	if *s != "" && !strings.Contains(*s, "{") {
+	e.warnLiteral(word, *s)
+	e.text(word, s)
+}
+
+func (e *expander) warnLiteral(word, s string) {
+	if s != "" && !strings.Contains(s, "{") {
 		e.logger.Warn("a secret stands in the configuration in clear; better use {file.*} or {env.*}",
 			"place", e.place, "setting", word)
 	}
-	e.text(word, s)
 }
 
 func (e *expander) list(word string, list []string) []string {
@@ -54,44 +58,32 @@ func (e *expander) list(word string, list []string) []string {
 	return out
 }
 
-func (e *expander) errorf(word, format string, args ...any) error {
+// fail notes an error.
+func (e *expander) fail(word string, err error) {
 	place := e.place
 	if place != "" {
 		place += ", "
 	}
-	return fmt.Errorf("%s%s: %w", place, word, fmt.Errorf(format, args...))
+	e.errs = append(e.errs, fmt.Errorf("%s%s: %w", place, word, err))
 }
 
-// explainPlaceholder says what is wrong with the first placeholder that has no
-// value. It never shows a value.
-func explainPlaceholder(s string, err error) error {
-	for rest := s; ; {
-		_, after, found := strings.Cut(rest, "{")
-		name, more, closed := strings.Cut(after, "}")
-		if !found || !closed {
-			return err
-		}
-		rest = more
-		if file, ok := strings.CutPrefix(name, "file."); ok {
-			switch data, err := os.ReadFile(file); {
-			case errors.Is(err, os.ErrNotExist):
-				return fmt.Errorf("the file %s does not exist", file)
-			case err != nil:
-				return fmt.Errorf("the file %s cannot be read", file)
-			case len(data) == 0:
-				return fmt.Errorf("the file %s is empty", file)
-			}
-		}
-		if variable, ok := strings.CutPrefix(name, "env."); ok && os.Getenv(variable) == "" {
-			return fmt.Errorf("the environment variable %s is not set, or empty", variable)
-		}
+// file reads a file that the configuration names; nil for none.
+func (e *expander) file(word string, name *string) []byte {
+	e.text(word, name)
+	if *name == "" {
+		return nil
 	}
+	content, err := os.ReadFile(*name)
+	if err != nil {
+		e.fail(word, err)
+	}
+	return content
 }
 
 // expand replaces the placeholders of the app's configuration and reads the
 // files that it names.
 func (a *App) expand() (settings, error) {
-	e := &expander{replacer: caddy.NewReplacer(), logger: a.logger}
+	e := &expander{replacer: caddy.NewReplacer().WithoutFile(), logger: a.logger}
 	s := settings{
 		redirectBase: a.RedirectBase,
 		providers:    make(map[string]providerSettings, len(a.Providers)),
@@ -101,7 +93,7 @@ func (a *App) expand() (settings, error) {
 	e.text("redirect_base", &s.redirectBase)
 	for _, name := range slices.Sorted(maps.Keys(a.Providers)) {
 		if p := a.Providers[name]; e.present("provider "+name, p != nil) {
-			s.providers[name] = providerSettings{Provider: e.provider(*p), origin: originFile}
+			s.providers[name] = e.provider(*p)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Tenants)) {
@@ -131,19 +123,29 @@ func (e *expander) present(place string, ok bool) bool {
 	return ok
 }
 
-func (e *expander) provider(p Provider) Provider {
-	e.text("display_name", &p.DisplayName)
-	e.text("preset", &p.Preset)
-	e.text("directory", &p.Directory)
-	e.text("issuer", &p.Issuer)
-	e.text("authorization_endpoint", &p.AuthorizationEndpoint)
-	e.text("token_endpoint", &p.TokenEndpoint)
-	e.text("revocation_endpoint", &p.RevocationEndpoint)
-	e.text("client_id", &p.ClientID)
-	e.secret("client_secret", &p.ClientSecret)
-	e.text("client_auth", &p.ClientAuth)
-	e.text("prompt", &p.Prompt)
-	e.text("redirect_uri", &p.RedirectURI)
+func (e *expander) provider(p Provider) providerSettings {
+	for _, t := range []struct {
+		word string
+		text *string
+	}{
+		{"display_name", &p.DisplayName},
+		{"preset", &p.Preset},
+		{"directory", &p.Directory},
+		{"grant", &p.Grant},
+		{"issuer", &p.Issuer},
+		{"authorization_endpoint", &p.AuthorizationEndpoint},
+		{"token_endpoint", &p.TokenEndpoint},
+		{"revocation_endpoint", &p.RevocationEndpoint},
+		{"device_authorization_endpoint", &p.DeviceAuthorizationEndpoint},
+		{"admin_consent_endpoint", &p.AdminConsentEndpoint},
+		{"client_id", &p.ClientID},
+		{"client_auth", &p.ClientAuth},
+		{"prompt", &p.Prompt},
+		{"redirect_uri", &p.RedirectURI},
+		{"rotation", &p.Rotation},
+	} {
+		e.text(t.word, t.text)
+	}
 	p.Scopes = e.list("scopes", p.Scopes)
 	p.Servers = e.list("servers", p.Servers)
 	params := make(map[string]string, len(p.AuthParams))
@@ -152,7 +154,17 @@ func (e *expander) provider(p Provider) Provider {
 		params[k] = v
 	}
 	p.AuthParams = params
-	return p
+	if strings.Contains(p.Proxy, "@") { // and so a password
+		e.warnLiteral("proxy", p.Proxy)
+	}
+	e.text("proxy", &p.Proxy)
+	s := providerSettings{origin: originFile, credentials: e.credentials(p.Credentials)}
+	if p.ServiceAccount != "" {
+		s.serviceAccount = e.keyFunc("service_account", p.ServiceAccount, tokens.ParseServiceAccountKey)
+	}
+	s.authorities = e.file("ca_file", &p.CAFile)
+	s.Provider = p
+	return s
 }
 
 func (e *expander) tenant(t Tenant) tenantSettings {
@@ -164,15 +176,8 @@ func (e *expander) tenant(t Tenant) tenantSettings {
 	e.secret("auth", &t.Auth.Password)
 	e.text("user", &t.User)
 	e.text("from", &t.From)
-	e.text("ca_file", &t.CAFile)
 	t.Senders = e.list("senders", t.Senders)
-	s := tenantSettings{Tenant: t, origin: originFile}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			e.errs = append(e.errs, e.errorf("ca_file", "%w", err))
-		}
-		s.authorities = pem
-	}
+	s := tenantSettings{origin: originFile, authorities: e.file("ca_file", &t.CAFile)}
+	s.Tenant = t
 	return s
 }

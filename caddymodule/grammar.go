@@ -2,10 +2,12 @@ package caddymodule
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
@@ -127,6 +129,40 @@ func number(n *int) func(*caddyfile.Dispenser) error {
 			return d.Errf("bad %s value '%s': must be a whole number above zero", word, s)
 		}
 		*n = v
+		return nil
+	}
+}
+
+// positive takes a number above zero.
+func positive(n *float64) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		var s string
+		word := d.Val()
+		if err := text(&s)(d); err != nil {
+			return err
+		}
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(v > 0) || math.IsInf(v, 0) {
+			return d.Errf("bad %s value '%s': must be a number above zero", word, s)
+		}
+		*n = v
+		return nil
+	}
+}
+
+// duration takes a duration above zero.
+func duration(t *caddy.Duration) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		var s string
+		word := d.Val()
+		if err := text(&s)(d); err != nil {
+			return err
+		}
+		v, err := caddy.ParseDuration(s)
+		if err != nil || v <= 0 {
+			return d.Errf("bad %s value '%s': must be a duration above zero, such as 15m", word, s)
+		}
+		*t = caddy.Duration(v)
 		return nil
 	}
 }

@@ -79,8 +79,9 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	if sealed {
-		return nil, fmt.Errorf("%s is missing, and the storage holds tokens sealed with it; bring the file back from a backup, or delete oauth_mail/tokens in the storage and sign in again", name)
+		return nil, fmt.Errorf("%s is missing, and the storage holds tokens sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or delete oauth_mail/tokens in the storage and sign in again", name)
 	}
+	fresh := missingFolders(filepath.Dir(name))
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return nil, err
 	}
@@ -106,8 +107,11 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := syncFolder(filepath.Dir(name)); err != nil {
-		return nil, err
+	// It must outlive a power cut if what it seals does.
+	for _, dir := range append(fresh, filepath.Dir(name)) {
+		if err := syncFolder(dir); err != nil {
+			return nil, err
+		}
 	}
 	a.logger.Info("made a key that seals tokens; keep a copy of it apart from the storage", "file", name)
 	return text, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -23,7 +24,11 @@ func (r *registry) load() *snapshot { return r.current.Load() }
 // that do the work.
 func (a *App) attach(s *snapshot) error {
 	for _, p := range s.providers {
-		p.client = tokens.NewClient(p.settings, nil)
+		transport, err := a.holdings.transport(p.transport)
+		if err != nil {
+			return fmt.Errorf("provider %s: %w", p.name, err)
+		}
+		p.client = tokens.NewClient(p.settings, transport)
 	}
 	sources := make(map[tokens.Account]*tokens.Source)
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
@@ -52,7 +57,7 @@ func (a *App) attachTenant(s *snapshot, t *tenant, sources map[tokens.Account]*t
 	}
 	server := t.server
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", server.Host, server.Port, server.Security, server.LocalName,
-		t.authorities, t.auth, t.account, registration, t.connections)), t.connections)
+		t.authorities, t.auth, t.account, strings.ToLower(t.user), registration, t.connections)), t.connections)
 	if err != nil {
 		return err
 	}

@@ -1,19 +1,33 @@
 package caddymodule
 
+import (
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
+)
+
 // Provider is an authorization server and our client registration there.
 //
 // All strings accept the placeholders `{env.*}` and `{file.*}`; they are
-// replaced once, when the configuration is loaded.
+// replaced once, when the configuration is loaded. A credential's files are read
+// again whenever it is used.
 type Provider struct {
 	// What people see on the sign-in page. Default: the provider's name.
 	DisplayName string `json:"display_name,omitempty"`
 
-	// A vendor's endpoints, scopes and ways: `microsoft` or `google`.
+	// A vendor's endpoints, scopes and ways: `microsoft`, `microsoft-us-gov`,
+	// `microsoft-us-dod`, `microsoft-china`, `outlook`, `google`, `yahoo`, `aol`
+	// or `fastmail`.
 	Preset string `json:"preset,omitempty"`
 
-	// Microsoft's tenant: its id or one of its domains. Needed with the preset
-	// `microsoft`.
+	// Microsoft's tenant: its id or one of its domains. Needed with Microsoft's
+	// presets; `outlook` has `consumers` by default.
 	Directory string `json:"directory,omitempty"`
+
+	// How access tokens are obtained: `authorization_code`, where a person signs
+	// in once; `client_credentials`, where the client speaks for itself; or
+	// `service_account`, Google's. Default: `authorization_code`.
+	Grant string `json:"grant,omitempty"`
 
 	// The server's issuer identifier. Endpoints that are not given are
 	// discovered from it when they are first needed.
@@ -30,18 +44,33 @@ type Provider struct {
 	// the preset or the issuer; none is fine.
 	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
 
-	// The client id of our registration.
+	// Where a sign-in by device code begins. Default: from the preset or the
+	// issuer.
+	DeviceAuthorizationEndpoint string `json:"device_authorization_endpoint,omitempty"`
+
+	// The page where an administrator consents for a whole organization.
+	// Default: from the preset; none is fine.
+	AdminConsentEndpoint string `json:"admin_consent_endpoint,omitempty"`
+
+	// Allow sign-ins by device code.
+	DeviceCode bool `json:"device_code,omitempty"`
+
+	// The client id of our registration. None with `service_account`.
 	ClientID string `json:"client_id,omitempty"`
 
-	// The client secret. Better `{file.*}` or `{env.*}` than the secret itself,
-	// which would show in the configuration. None for a public client.
-	ClientSecret string `json:"client_secret,omitempty"`
+	// What the client proves itself with, tried in this order. None for a public
+	// client.
+	Credentials []Credential `json:"credentials,omitempty"`
 
-	// How the client authenticates at the token endpoint: `basic` or `post`.
+	// A service account's key file in JSON, with the grant of that name. Read
+	// again when it is used.
+	ServiceAccount string `json:"service_account,omitempty"`
+
+	// How a client secret is sent to the token endpoint: `basic` or `post`.
 	// Default: from the preset or the issuer's metadata, else `basic`.
 	ClientAuth string `json:"client_auth,omitempty"`
 
-	// The scopes to ask for. Default: from the preset.
+	// The scopes to ask for. Default: from the preset, for the grant.
 	Scopes []string `json:"scopes,omitempty"`
 
 	// The `prompt` parameter of the authorization request. Default: from the
@@ -58,6 +87,46 @@ type Provider struct {
 	// The mail servers that may see this provider's tokens. Default: from the
 	// preset.
 	Servers []string `json:"servers,omitempty"`
+
+	// Whether a refresh token ends when it is used: `strict` or `none`. Default:
+	// from the preset, else whatever is safe with both.
+	Rotation string `json:"rotation,omitempty"`
+
+	// How long before its end an access token is renewed, where a quarter of its
+	// life is not less. Default: 15 minutes.
+	Margin caddy.Duration `json:"margin,omitempty"`
+
+	// The most refreshes a second in the background, at the token endpoint's
+	// host. Default: 10.
+	RefreshRate float64 `json:"refresh_rate,omitempty"`
+
+	// The proxy to reach the endpoints by: an `http`, `https` or `socks5` URL.
+	// Default: what the environment says (`HTTPS_PROXY`, `NO_PROXY`).
+	Proxy string `json:"proxy,omitempty"`
+
+	// A PEM file with the authorities that the endpoints' certificates are
+	// verified against, in place of the system's.
+	CAFile string `json:"ca_file,omitempty"`
+}
+
+// Credential is what a client proves itself with: a secret, a certificate or a
+// federated token.
+type Credential struct {
+	// A client secret. Better `{file.*}` or `{env.*}` than the secret itself,
+	// which would show in the configuration. A file is read again when the
+	// secret is used.
+	Secret string `json:"secret,omitempty"`
+
+	// The day the secret expires, such as `2027-06-30`, to be warned before.
+	Expires string `json:"expires,omitempty"`
+
+	// A PEM file with a certificate and its private key, which sign an assertion
+	// (`private_key_jwt`). Read again when it is used.
+	Certificate string `json:"certificate,omitempty"`
+
+	// A file with a JWT that another issuer made for this client, such as a
+	// workload's token. Read again when it is used.
+	FederatedToken string `json:"federated_token,omitempty"`
 }
 
 // Tenant is a way to send: a mail server, how to sign in to it, and who may be
@@ -74,7 +143,8 @@ type Tenant struct {
 	// How to sign in.
 	Auth Auth `json:"auth,omitzero"`
 
-	// The mailbox that signs in, where `auth` is `oauth`.
+	// The mailbox that signs in, where `auth` is `oauth`. With the grant
+	// `client_credentials` it is a mailbox that the client may use.
 	User string `json:"user,omitempty"`
 
 	// The sender of messages that name none. Default: `user`.
@@ -84,7 +154,8 @@ type Tenant struct {
 	// `from` and `user`.
 	Senders []string `json:"senders,omitempty"`
 
-	// The most connections to the mail server at a time. Default: 2.
+	// The most connections to the mail server at a time. Default: what the
+	// provider's preset allows a mailbox, else 2.
 	Connections int `json:"connections,omitempty"`
 
 	// A PEM file with the authorities that the server's certificate is verified
@@ -100,8 +171,8 @@ type Auth struct {
 	// The provider whose token to use, with `oauth`.
 	Provider string `json:"provider,omitempty"`
 
-	// The SASL mechanism, with `oauth`: `xoauth2` or `oauthbearer`. Default: what
-	// the server offers, XOAUTH2 first.
+	// The SASL mechanism, with `oauth`: `xoauth2` or `oauthbearer`. Default: from
+	// the preset, else what the server offers, XOAUTH2 first.
 	Mechanism string `json:"mechanism,omitempty"`
 
 	// User name and password, with `password`.
@@ -130,7 +201,13 @@ type settings struct {
 
 type providerSettings struct {
 	Provider
-	origin origin
+	// credentials are Provider.Credentials, ready to use, in the same order.
+	credentials []credential
+	// serviceAccount reads the key in Provider.ServiceAccount.
+	serviceAccount func() (*tokens.SigningKey, error)
+	// authorities is the content of CAFile.
+	authorities []byte
+	origin      origin
 }
 
 type tenantSettings struct {

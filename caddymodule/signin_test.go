@@ -78,11 +78,13 @@ func startOAuthSite(t *testing.T) *oauthSite {
 }
 
 // admin makes a call of the administration as the operator.
-func (s *oauthSite) admin(method, path string) answer {
+func (s *oauthSite) admin(method, path string) answer { return s.adminBody(method, path, "{}") }
+
+func (s *oauthSite) adminBody(method, path, body string) answer {
 	s.t.Helper()
 	return s.do(method, "/admin"+path, map[string]string{
 		"Authorization": "Basic b3BzOm9wcy1wYXNzd29yZA==", "Content-Type": "application/json",
-	}, "{}")
+	}, body)
 }
 
 // state is the account's state as the administration tells it.
@@ -381,6 +383,74 @@ func TestMailServerRefuses(t *testing.T) {
 	s.switchedOff.Store(false)
 	if got := s.send(mailBody); got.status != 200 {
 		t.Errorf("status %d: %s", got.status, got.body)
+	}
+}
+
+// TestPastedSignIn: the browser ends where nobody began anything, and the
+// address it arrived at is handed in. What is sent meanwhile uses the old token,
+// and what is sent afterwards the new one.
+func TestPastedSignIn(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	s.signIn()
+	var begun struct {
+		Flow, URL, Session string
+		RedirectURI        string `json:"redirect_uri"`
+	}
+	account := "/accounts/idp/" + mailbox
+	got := s.adminBody("POST", account+"/authorize", `{"flow":"paste"}`)
+	if err := json.Unmarshal([]byte(got.body), &begun); err != nil || got.status != 201 || begun.Flow != "paste" {
+		t.Fatalf("status %d: %s", got.status, got.body)
+	}
+	response, err := s.idp.Consent(begun.URL, mailbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The browser shows a page that tells what to do, and nothing of the address.
+	page := s.callback(response, "")
+	if page.status != 400 || !strings.Contains(page.body, "copy it now") {
+		t.Errorf("status %d: %s", page.status, page.body)
+	}
+	for _, secret := range []string{response.Get("code"), response.Get("state"), mailbox} {
+		if strings.Contains(page.body, secret) {
+			t.Errorf("the page shows %q", secret)
+		}
+	}
+	if got := s.send(mailBody); got.status != 200 {
+		t.Errorf("meanwhile: status %d: %s", got.status, got.body)
+	}
+	final := begun.RedirectURI + "?" + response.Encode()
+	hand, err := json.Marshal(map[string]string{"session": begun.Session, "url": final})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = s.adminBody("POST", account+"/complete", string(hand))
+	if got.status != 200 || !strings.Contains(got.body, `"completed"`) || !strings.Contains(got.body, `"generation":2`) || !strings.Contains(got.body, `"authorized_by":"ops"`) {
+		t.Fatalf("complete: status %d: %s", got.status, got.body)
+	}
+	if got := s.send(mailBody); got.status != 200 {
+		t.Errorf("afterwards: status %d: %s", got.status, got.body)
+	}
+	if got := s.adminBody("POST", account+"/complete", string(hand)); got.status != 409 || !strings.Contains(got.body, `"reason":"spent"`) {
+		t.Errorf("again: status %d: %s", got.status, got.body)
+	}
+
+	// A refresh token from elsewhere.
+	_, refreshToken := s.idp.Issue(mailbox, "smtp.send")
+	got = s.adminBody("POST", account+"/import", `{"refresh_token":"`+refreshToken+`"}`)
+	if got.status != 200 || !strings.Contains(got.body, `"generation":3`) || strings.Contains(got.body, "refresh-") {
+		t.Fatalf("import: status %d: %s", got.status, got.body)
+	}
+	if got := s.admin("POST", account+"/refresh"); got.status != 200 {
+		t.Errorf("refresh: status %d: %s", got.status, got.body)
+	}
+	if got := s.send(mailBody); got.status != 200 {
+		t.Errorf("after the import: status %d: %s", got.status, got.body)
+	}
+	for _, secret := range []string{response.Get("code"), refreshToken, begun.Session, "refresh-", "access-"} {
+		if strings.Contains(s.output.String(), secret) {
+			t.Errorf("%q is in the log:\n%s", secret, grepLines(s.output.String(), secret))
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -11,13 +12,14 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
-// What outlives a configuration: tokens in memory, and connections that are
-// signed in. Both are passive, they have no goroutine and no logger of a
-// configuration that may be gone. A value is found again by everything that
+// What outlives a configuration: tokens in memory, connections that are signed
+// in, and connections to providers. All are passive, they have no goroutine and
+// no logger of a configuration that may be gone. A value is found again by everything that
 // makes it what it is; a changed setting gives a new one.
 var (
 	cells       = caddy.NewUsagePool() // cellKey → *cell
 	connections = caddy.NewUsagePool() // connectionsKey → *warmConnections
+	transports  = caddy.NewUsagePool() // transportKey → warmTransport
 )
 
 // cellKey identifies an account's token: whose it is, who issued it to which
@@ -27,6 +29,9 @@ type cellKey [sha256.Size]byte
 // connectionsKey identifies interchangeable connections: same server, same
 // user, same way of signing in.
 type connectionsKey [sha256.Size]byte
+
+// transportKey identifies interchangeable ways to reach a provider.
+type transportKey [sha256.Size]byte
 
 type cell struct{ tokens.Cell }
 
@@ -51,6 +56,7 @@ func (w *warmConnections) Destruct() error {
 type holdings struct {
 	cells       []cellKey
 	connections []connectionsKey
+	transports  []transportKey
 }
 
 func (h *holdings) cell(key cellKey) (*tokens.Cell, error) {
@@ -73,6 +79,16 @@ func (h *holdings) pool(key connectionsKey, most int) (*mailer.Pool, error) {
 	return v.(*warmConnections).Pool, nil
 }
 
+func (h *holdings) transport(s transportSettings) (http.RoundTripper, error) {
+	key := s.key()
+	v, _, err := transports.LoadOrNew(key, func() (caddy.Destructor, error) { return newTransport(s), nil })
+	if err != nil {
+		return nil, err
+	}
+	h.transports = append(h.transports, key)
+	return v.(warmTransport).Transport, nil
+}
+
 // release gives everything back. It may be called more than once.
 func (h *holdings) release() {
 	for _, k := range h.cells {
@@ -81,7 +97,10 @@ func (h *holdings) release() {
 	for _, k := range h.connections {
 		_, _ = connections.Delete(k)
 	}
-	h.cells, h.connections = nil, nil
+	for _, k := range h.transports {
+		_, _ = transports.Delete(k)
+	}
+	h.cells, h.connections, h.transports = nil, nil, nil
 }
 
 // digest hashes values that make something what it is. Secrets may take part:

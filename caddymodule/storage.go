@@ -2,10 +2,13 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"github.com/caddyserver/certmagic"
 
@@ -40,6 +43,19 @@ func (d durableFiles) Store(ctx context.Context, key string, value []byte) error
 	return nil
 }
 
+// Delete leaves no record to a power cut either: a disconnected account stays
+// disconnected.
+func (d durableFiles) Delete(ctx context.Context, key string) error {
+	if err := d.FileStorage.Delete(ctx, key); err != nil {
+		return err
+	}
+	dir := filepath.Dir(d.Filename(key))
+	if err := syncFolder(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("flushing %s: %w", dir, err)
+	}
+	return nil
+}
+
 // missingFolders returns the folders whose entries change when dir is made: the
 // parents of all that do not exist.
 func missingFolders(dir string) []string {
@@ -57,14 +73,20 @@ func missingFolders(dir string) []string {
 	}
 }
 
+// syncFolder brings a folder's entries to the disk, as far as its file system
+// can: Windows cannot, and some network file systems refuse.
 func syncFolder(dir string) error {
 	if runtime.GOOS == "windows" {
-		return nil // a folder cannot be flushed there
+		return nil
 	}
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return f.Sync()
+	err = f.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	return err
 }

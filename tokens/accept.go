@@ -13,9 +13,16 @@ import (
 // verifyTimeout bounds the mail server's judgement of a new token.
 const verifyTimeout = time.Minute
 
-// accept checks a grant and saves it.
-func (f *Flow) accept(ctx context.Context, c *Client, p Provider, pend *pending, g *grant) (*Completed, Reason, error) {
-	account := pend.Ticket.Account
+// expected is what every way of signing in knows when a grant comes.
+type expected struct {
+	account Account
+	by      string
+	nonce   string // empty where none was sent
+}
+
+// accept checks a grant and saves it. All ways of signing in end here.
+func (f *Flow) accept(ctx context.Context, c *Client, p Provider, want expected, g *grant) (*Completed, Reason, error) {
+	account := want.account
 	now := f.now().UTC()
 	if missing := missingScopes(p.Scopes, g.scopes); len(missing) > 0 {
 		return nil, ReasonScope, errors.New("not granted: " + tidy(strings.Join(missing, " ")))
@@ -23,7 +30,7 @@ func (f *Flow) accept(ctx context.Context, c *Client, p Provider, pend *pending,
 	if g.refreshToken == "" {
 		return nil, ReasonRefresh, errors.New("the provider gave no refresh token: ask for the scope offline_access, or for offline access with prompt consent")
 	}
-	id, err := readIDToken(g.idToken, p, pend.Nonce, now)
+	id, err := readIDToken(g.idToken, p, want.nonce, now)
 	if err != nil {
 		return nil, ReasonExchange, err
 	}
@@ -64,7 +71,7 @@ func (f *Flow) accept(ctx context.Context, c *Client, p Provider, pend *pending,
 		Scopes:       g.scopes,
 		Identity:     id,
 		AuthorizedAt: now,
-		AuthorizedBy: pend.Ticket.By,
+		AuthorizedBy: want.by,
 		IssuedAt:     now,
 		Expiry:       now.Add(g.expiresIn),
 	}

@@ -35,6 +35,8 @@ func TestDiscovery(t *testing.T) {
 		"endpoint with user":    {metadataWith("token_endpoint", "https://u:p@idp.example.net/token"), "without user"},
 		"no token endpoint":     {metadataWith("token_endpoint", nil), "lacks an endpoint"},
 		"no revocation is fine": {metadataWith("revocation_endpoint", nil), ""},
+		"no authorization":      {metadataWith("authorization_endpoint", nil), "lacks an endpoint"},
+		"plain device":          {metadataWith("device_authorization_endpoint", "http://idp.example.net/d"), "must begin with https://"},
 		"not JSON": {func(s *tokenstest.Server, _ *Provider) {
 			s.Metadata = func(m map[string]any) { clear(m); m["issuer"] = []int{1} }
 		}, "no JSON object"},
@@ -181,9 +183,49 @@ func TestDiscoverySettings(t *testing.T) {
 	}
 }
 
+// Without a person, nothing asks for an authorization endpoint: neither the
+// settings nor the metadata.
+func TestDiscoveryWithoutAPerson(t *testing.T) {
+	t.Parallel()
+	for _, grant := range []Grant{GrantClientCredentials, GrantServiceAccount} {
+		f, p := app(t, grant)
+		f.server.Metadata = func(map[string]any) { t.Error("discovery") }
+		if _, err := NewClient(p, f.server).mint(t.Context(), f.account.User); err != nil {
+			t.Error(err)
+		}
+		p.TokenEndpoint = ""
+		metadataWith("authorization_endpoint", nil)(f.server, nil)
+		if _, err := NewClient(p, f.server).mint(t.Context(), f.account.User); err != nil {
+			t.Error(err)
+		}
+		metadataWith("token_endpoint", nil)(f.server, nil)
+		if _, err := NewClient(p, f.server).mint(t.Context(), f.account.User); err == nil || !strings.Contains(err.Error(), "lacks an endpoint") {
+			t.Errorf("without a token endpoint: %v", err)
+		}
+	}
+}
+
+func TestDeviceEndpointIsDiscovered(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ given, told, want string }{
+		"discovered": {"", "https://idp.example.net/device", "https://idp.example.net/device"},
+		"given":      {"https://a/device", "https://idp.example.net/device", "https://a/device"},
+		"neither":    {"", "", ""},
+	} {
+		f := setUp(t)
+		metadataWith("device_authorization_endpoint", test.told)(f.server, nil)
+		p := f.provider()
+		p.TokenEndpoint, p.DeviceAuthorizationEndpoint = "", test.given
+		got, err := NewClient(p, f.server).resolve(t.Context())
+		if err != nil || got.DeviceAuthorizationEndpoint != test.want {
+			t.Errorf("%s: %q, %v", name, got.DeviceAuthorizationEndpoint, err)
+		}
+	}
+}
+
 func TestAuthorizationURL(t *testing.T) {
 	t.Parallel()
-	google, err := FromPreset("google", "")
+	google, err := FromPreset("google", "", GrantAuthorizationCode)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,6 +254,20 @@ func TestAuthorizationURL(t *testing.T) {
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	good := Provider{ClientID: "c", Issuer: "https://idp.example.net", Servers: []string{"smtp.example.net"}}
+	with := func(changes ...func(*Provider)) func(*Provider) {
+		return func(p *Provider) {
+			for _, change := range changes {
+				change(p)
+			}
+		}
+	}
+	appOnly := func(p *Provider) {
+		p.Grant, p.Credentials, p.Scopes = GrantClientCredentials, NewClientSecret("x"), []string{"https://a/.default"}
+	}
+	service := func(p *Provider) {
+		p.Grant, p.ClientID, p.Scopes = GrantServiceAccount, "", []string{"mail"}
+		p.ServiceAccount = func() (*SigningKey, error) { return serviceKey(), nil }
+	}
 	for name, test := range map[string]struct {
 		change func(*Provider)
 		want   string
@@ -236,6 +292,25 @@ func TestCheck(t *testing.T) {
 		"parameter of our own":  {func(p *Provider) { p.AuthParams = map[string]string{"state": "x"} }, "state"},
 		"challenge of our own":  {func(p *Provider) { p.AuthParams = map[string]string{"code_challenge_method": "plain"} }, "code_challenge_method"},
 		"redirect of their own": {func(p *Provider) { p.AuthParams = map[string]string{"redirect_uri": "https://evil"} }, "redirect_uri"},
+		"device, no address":    {func(p *Provider) { p.DeviceAuthorizationEndpoint = "device" }, "device_authorization_endpoint"},
+		"credential of nothing": {func(p *Provider) { p.Credentials = []Credential{{Name: "client_secret 2"}} }, "client_secret 2"},
+		"credential of two": {func(p *Provider) {
+			p.Credentials = []Credential{{Name: "x", Secret: reads("x"), Assertion: reads("x")}}
+		}, "must be one"},
+		".default, sign-in":      {func(p *Provider) { p.Scopes = []string{"https://a/.default", "openid", "offline_access"} }, ""},
+		".default and a name":    {func(p *Provider) { p.Scopes = []string{"https://a/.default", "https://a/SMTP.Send"} }, ".default"},
+		".default of two":        {func(p *Provider) { p.Scopes = []string{"https://a/.default", "https://b/.default"} }, ".default"},
+		"app":                    {appOnly, ""},
+		"app, by endpoint":       {with(appOnly, func(p *Provider) { p.Issuer, p.TokenEndpoint = "", "https://a/t" }), ""},
+		"app, no endpoint":       {with(appOnly, func(p *Provider) { p.Issuer = "" }), "token_endpoint"},
+		"app, wrong one":         {with(appOnly, func(p *Provider) { p.Issuer, p.AuthorizationEndpoint = "", "https://a/a" }), "token_endpoint"},
+		"app, public":            {with(appOnly, func(p *Provider) { p.Credentials = nil }), "client_credentials"},
+		"app, no scope":          {with(appOnly, func(p *Provider) { p.Scopes = nil }), "scopes"},
+		"app, no client id":      {with(appOnly, func(p *Provider) { p.ClientID = "" }), "client_id"},
+		"service account":        {service, ""},
+		"service account, id":    {with(service, func(p *Provider) { p.ClientID = "c" }), ""},
+		"service account, key":   {with(service, func(p *Provider) { p.ServiceAccount = nil }), "key"},
+		"service account, scope": {with(service, func(p *Provider) { p.Scopes = nil }), "scopes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -246,52 +321,5 @@ func TestCheck(t *testing.T) {
 				t.Errorf("Check: %v, want %q", err, test.want)
 			}
 		})
-	}
-}
-
-func TestPresets(t *testing.T) {
-	t.Parallel()
-	for _, name := range Presets() {
-		directory := ""
-		if presets[name].hasDirectory {
-			directory = "contoso.onmicrosoft.com"
-			if _, err := FromPreset(name, ""); err == nil && presets[name].directory == "" {
-				t.Errorf("%s: no directory is fine", name)
-			}
-			for _, bad := range []string{"..", "a/b", "a?b", "a#b", "a%2fb", "a b", "{x}", "a\nb"} {
-				if _, err := FromPreset(name, bad); err == nil {
-					t.Errorf("%s: directory %q is fine", name, bad)
-				}
-			}
-		} else if _, err := FromPreset(name, "x"); err == nil {
-			t.Errorf("%s: a directory is fine", name)
-		}
-		p, err := FromPreset(name, directory)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.ClientID = "c"
-		if err := p.Check(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		if p.AuthStyle == AuthFromMetadata || strings.Contains(p.TokenEndpoint+p.AuthorizationEndpoint, "{") {
-			t.Errorf("%s: %+v", name, p)
-		}
-		for _, s := range p.Servers {
-			if !p.AllowsServer(strings.ToUpper(s)+".") || s != strings.ToLower(s) {
-				t.Errorf("%s: server %s", name, s)
-			}
-		}
-		if p.AllowsServer("evil.example") || p.AllowsServer("x"+p.Servers[0]) || p.AllowsServer("") {
-			t.Errorf("%s: foreign servers are allowed", name)
-		}
-		// Presets are not to be changed through what was made of them.
-		p.Scopes[0], p.Servers[0] = "changed", "changed"
-		if q, _ := FromPreset(name, directory); q.Scopes[0] == "changed" || q.Servers[0] == "changed" {
-			t.Errorf("%s is shared", name)
-		}
-	}
-	if _, err := FromPreset("nosuch", ""); err == nil || !strings.Contains(err.Error(), "google") {
-		t.Errorf("unknown preset: %v", err)
 	}
 }

@@ -2,13 +2,14 @@ package tokens
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strconv"
@@ -62,26 +63,15 @@ func (c *Client) post(ctx context.Context, op string, p Provider, form url.Value
 	return g, nil
 }
 
-// postForm sends a form with client authentication and returns the body of a
-// 2xx answer that carries no error.
-func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint string, form url.Values, secrets ...string) ([]byte, int, error) {
-	id, secret := p.ClientID, ""
-	if len(p.Credentials) > 0 {
-		s, err := p.Credentials[0].Secret()
-		if err != nil {
-			return nil, 0, &Error{Op: op, Kind: KindConfig, Err: err}
-		}
-		secret = s.Reveal()
+// postOnce sends a form with the given proof of the client, and returns the body
+// of a 2xx answer that carries no error.
+func (c *Client) postOnce(ctx context.Context, op string, p Provider, endpoint string, form url.Values, by proof, secrets ...string) ([]byte, int, error) {
+	header := http.Header{
+		"Content-Type": {"application/x-www-form-urlencoded"},
+		"Accept":       {"application/json"},
 	}
-	user, password := url.QueryEscape(id), url.QueryEscape(secret)
-	secrets = append(secrets, secret, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
-	basic := p.AuthStyle == AuthBasic && secret != ""
-	if !basic {
-		form.Set("client_id", id)
-		if secret != "" {
-			form.Set("client_secret", secret)
-		}
-	}
+	form = maps.Clone(form) // the next credential begins anew
+	secrets = append(by.authenticate(p, form, header), secrets...)
 	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders: func() { sent.Store(true) },
@@ -90,12 +80,7 @@ func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint s
 	if err != nil {
 		return nil, 0, &Error{Op: op, Kind: KindConfig, Err: fmt.Errorf("endpoint %q is no URL", endpoint)}
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept", "application/json")
-	if basic {
-		// RFC 6749, section 2.3.1: both are form-encoded first.
-		req.SetBasicAuth(user, password)
-	}
+	req.Header = header
 	resp, err := c.http.Do(req)
 	if err != nil {
 		kind := KindTransient
@@ -106,7 +91,8 @@ func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint s
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
+	// An object that is whole counts, though the connection broke after it.
+	if err != nil && readAnswer(body) == nil {
 		return nil, resp.StatusCode, &Error{Op: op, Kind: KindAmbiguous, Status: resp.StatusCode, Err: networkError(err, secrets...)}
 	}
 	if fail := parseFailure(op, resp, body, secrets...); fail != nil {
@@ -115,44 +101,57 @@ func (c *Client) postForm(ctx context.Context, op string, p Provider, endpoint s
 	return body, resp.StatusCode, nil
 }
 
-// networkError strips the URL from an error of net/http, and any secret.
+// networkError strips the URL from an error of net/http, and any secret. What
+// could not be read as HTTP is not repeated: it may hold a token.
 func networkError(err error, secrets ...string) error {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
+	}
+	_, inHeader := errors.AsType[textproto.ProtocolError](err)
+	_, network := errors.AsType[net.Error](err)
+	if inHeader || strings.Contains(err.Error(), "transport connection broken") &&
+		!network && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the answer is no HTTP")
 	}
 	return errors.New(tidy(err.Error(), secrets...))
 }
 
 // parseFailure returns the error that an answer carries; nil for none. Some
-// servers send errors with status 200, so the body counts, too.
+// servers send errors with status 200, so the body counts, too. Members of an
+// odd type are passed over.
 func parseFailure(op string, resp *http.Response, body []byte, secrets ...string) error {
-	var answer struct {
-		Error       any `json:"error"`
-		Description any `json:"error_description"`
-		Codes       any `json:"error_codes"` // Entra's numbers
-	}
-	_ = json.Unmarshal(body, &answer) // an unreadable body has no error code
-	code, _ := answer.Error.(string)
+	answer := readAnswer(body) // an unreadable body has no error code
 	ok := resp.StatusCode >= 200 && resp.StatusCode < 300
-	if ok && (answer.Error == nil || answer.Error == "") {
+	if e := answer.member("error"); ok && (e == nil || e == "") {
 		return nil
 	}
-	description, _ := answer.Description.(string)
+	// Some name tokens in an error, new ones even.
+	secrets = append(slices.Clip(secrets), answer.text("access_token"), answer.text("refresh_token"), answer.text("id_token"))
+	word := func(names ...string) string {
+		for _, name := range names {
+			if text := answer.text(name); text != "" {
+				return tidy(text, secrets...)
+			}
+		}
+		return ""
+	}
+	code := answer.text("error")
 	e := &Error{
-		Op:          op,
-		Status:      resp.StatusCode,
-		Code:        tidy(code, secrets...),
-		Description: tidy(description, secrets...),
-		Kind:        kindOf(code, resp.StatusCode),
-		RetryAfter:  retryAfter(resp.Header.Get("Retry-After")),
+		Op:            op,
+		Status:        resp.StatusCode,
+		Code:          word("error"),
+		Suberror:      word("suberror", "error_subtype"), // Entra's name for it and Google's
+		Description:   word("error_description"),
+		Numbers:       entraNumbers(answer.member("error_codes")),
+		TraceID:       word("trace_id"),
+		CorrelationID: word("correlation_id"),
+		Kind:          kindOf(code, resp.StatusCode),
+		RetryAfter:    retryAfter(resp.Header.Get("Retry-After")),
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		e.Err = errRedirect
 	}
-	if numbers, _ := answer.Codes.([]any); code == "invalid_grant" && slices.ContainsFunc(numbers, func(n any) bool {
-		f, ok := n.(float64)
-		return ok && slices.Contains(entraPassing, f)
-	}) {
+	if code == "invalid_grant" && slices.ContainsFunc(e.Numbers, func(n int) bool { return slices.Contains(entraPassing, n) }) {
 		e.Kind = KindTransient
 	}
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500 {
@@ -179,14 +178,16 @@ func retryAfter(v string) time.Duration {
 // parseGrant reads a successful answer, tolerating what servers are known to
 // get wrong: numbers as strings or with a fraction, a scope as a list.
 func parseGrant(body []byte) (*grant, error) {
-	var m map[string]any
-	if err := json.Unmarshal(body, &m); err != nil {
+	answer := readAnswer(body)
+	if answer == nil {
 		return nil, errors.New("the answer is no JSON object")
 	}
-	g := &grant{expiresIn: noExpiry}
-	g.accessToken, _ = m["access_token"].(string)
-	g.refreshToken, _ = m["refresh_token"].(string)
-	g.idToken, _ = m["id_token"].(string)
+	g := &grant{
+		accessToken:  answer.text("access_token"),
+		refreshToken: answer.text("refresh_token"),
+		idToken:      answer.text("id_token"),
+		expiresIn:    noExpiry,
+	}
 	if g.accessToken == "" {
 		return nil, errors.New("the answer has no access_token")
 	}
@@ -195,7 +196,7 @@ func parseGrant(body []byte) (*grant, error) {
 			return nil, errors.New("a token in the answer has characters that RFC 6749 forbids")
 		}
 	}
-	switch v := m["scope"].(type) {
+	switch v := answer.member("scope").(type) {
 	case string:
 		if v != "" { // an empty one tells nothing
 			g.scopes = strings.Fields(v)
@@ -208,7 +209,7 @@ func parseGrant(body []byte) (*grant, error) {
 		}
 	}
 	seconds := -1.0
-	switch v := m["expires_in"].(type) {
+	switch v := answer.member("expires_in").(type) {
 	case float64:
 		seconds = v
 	case string:

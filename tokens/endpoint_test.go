@@ -117,6 +117,59 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
+// What a provider says beyond RFC 6749 is kept where it is of the right type.
+func TestFailureDetails(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		body string
+		want Error
+		text string
+	}{
+		"Entra": {
+			`{"error":"invalid_grant","suberror":"bad_token","error_description":"AADSTS700082: idle.","error_codes":[700082,1],"trace_id":"t-1","correlation_id":"c-1"}`,
+			Error{Code: "invalid_grant", Suberror: "bad_token", Description: "AADSTS700082: idle.", Numbers: []int{700082, 1}, TraceID: "t-1", CorrelationID: "c-1", Kind: KindNeedsPerson},
+			"refresh: status 400: invalid_grant: AADSTS700082: idle., trace id t-1, correlation id c-1",
+		},
+		"told in the text": {
+			`{"error":"invalid_grant","error_description":"Trace ID: t-1","trace_id":"t-1"}`,
+			Error{Code: "invalid_grant", Description: "Trace ID: t-1", TraceID: "t-1", Kind: KindNeedsPerson},
+			"refresh: status 400: invalid_grant: Trace ID: t-1",
+		},
+		"Google": {
+			`{"error":"invalid_grant","error_description":"reauth","error_subtype":"invalid_rapt"}`,
+			Error{Code: "invalid_grant", Suberror: "invalid_rapt", Description: "reauth", Kind: KindNeedsPerson},
+			"refresh: status 400: invalid_grant: reauth",
+		},
+		"odd types": {
+			`{"error":"invalid_scope","suberror":7,"error_codes":["1",null,-3,0,1e99,1.5,{}],"trace_id":["t"],"correlation_id":null,"error_description":{}}`,
+			Error{Code: "invalid_scope", Kind: KindConfig},
+			"refresh: status 400: invalid_scope",
+		},
+		"too many": {
+			`{"error":"invalid_scope","error_codes":[1,2,3,4,5,6,7,8,9,10]}`,
+			Error{Code: "invalid_scope", Numbers: []int{1, 2, 3, 4, 5, 6, 7, 8}, Kind: KindConfig},
+			"refresh: status 400: invalid_scope",
+		},
+		"hostile": {
+			`{"error":"invalid_scope","trace_id":"a\u001b[31m\nb s3cr3t-value","correlation_id":"` + strings.Repeat("x", 400) + `"}`,
+			Error{Code: "invalid_scope", TraceID: "a [31m b [redacted]", CorrelationID: strings.Repeat("x", 300) + "…", Kind: KindConfig},
+			"refresh: status 400: invalid_scope, trace id a [31m b [redacted], correlation id " + strings.Repeat("x", 300) + "…",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := parseFailure("refresh", &http.Response{StatusCode: 400}, []byte(test.body), "s3cr3t-value")
+			test.want.Op, test.want.Status = "refresh", 400
+			if diff := cmp.Diff(&test.want, err); diff != "" {
+				t.Error(diff)
+			}
+			if err.Error() != test.text {
+				t.Errorf("%q", err)
+			}
+		})
+	}
+}
+
 func TestRedirectIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {

@@ -51,6 +51,14 @@ type Error struct {
 	// Description is the provider's own text, cut and freed of anything that we
 	// had sent. It is a stranger's: escape it.
 	Description string
+	// Suberror refines Code, where the provider has such a word.
+	Suberror string
+	// Numbers are Entra's (error_codes). They refine the advice, no more: the
+	// class comes from Code.
+	Numbers []int
+	// TraceID and CorrelationID are what Entra's support asks for. They are no
+	// secrets, and a stranger's: escape them.
+	TraceID, CorrelationID string
 	// Status is the HTTP status, where an answer came.
 	Status int
 	// RetryAfter is how long the provider asked to wait.
@@ -76,6 +84,11 @@ func (e *Error) Error() string {
 	if e.Err != nil {
 		b.WriteString(": " + e.Err.Error())
 	}
+	for _, id := range []struct{ name, value string }{{"trace", e.TraceID}, {"correlation", e.CorrelationID}} {
+		if id.value != "" && !strings.Contains(b.String(), id.value) { // the description may have it
+			b.WriteString(", " + id.name + " id " + id.value)
+		}
+	}
 	return b.String()
 }
 
@@ -88,10 +101,22 @@ func (e *Error) Temporary() bool { return e.Kind == KindTransient || e.Kind == K
 // failure is e as it is kept with the token.
 func (e *Error) failure(at time.Time) *Failure {
 	text := e.Description
-	if text == "" && e.Err != nil {
-		text = e.Err.Error()
+	if e.Err != nil {
+		if text != "" {
+			text += ": "
+		}
+		text += e.Err.Error()
 	}
-	return &Failure{At: at.UTC(), Kind: e.Kind.String(), Code: e.Code, Description: text}
+	return &Failure{
+		At: at.UTC(), Kind: e.Kind.String(), Code: e.Code, Description: text,
+		Suberror: e.Suberror, Numbers: e.Numbers, TraceID: e.TraceID, CorrelationID: e.CorrelationID,
+	}
+}
+
+// Advice returns what the failure means and what to do about it; false where
+// nothing is known beyond its own words.
+func (e *Error) Advice() (Advice, bool) {
+	return adviceOn(e.Numbers, e.Description, e.Code, e.Suberror, e.Kind.String())
 }
 
 // kindOf maps an OAuth error code to its class.
@@ -114,13 +139,6 @@ func kindOf(code string, status int) Kind {
 		return KindConfig
 	}
 	return KindTransient
-}
-
-// entraPassing are the numbers with which Entra marks an invalid_grant that
-// passes: the grant lives, the service has a bad moment.
-var entraPassing = []float64{
-	50000, 50033, 50087, 50088, 50196, 70012, 80002, 80005,
-	90006, 90012, 90024, 90033, 90055, 90090, 90091,
 }
 
 const maxDescription = 300

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"time"
@@ -20,18 +21,22 @@ import (
 // again from there to the callback.
 const flowLife = 10 * time.Minute
 
-// The names under which tickets and cookies are sealed: neither opens as the
-// other.
+// The names under which tickets, cookies and sessions are sealed: none opens as
+// another.
 const (
 	ticketName  = "oauth_mail/flow/ticket"
 	pendingName = "oauth_mail/flow/cookie"
+	pasteName   = "oauth_mail/flow/paste"
+	deviceName  = "oauth_mail/flow/device"
 )
 
-// Flow signs accounts in with an authorization code and PKCE (RFC 6749, section
-// 4.1; RFC 7636). Nothing about a sign-in is kept on the server: a sealed ticket
-// leads to the start page, a sealed cookie binds what follows to the browser
-// that opened it, and any instance that has the keys can finish it. It is safe
-// for concurrent use.
+// Flow signs accounts in: in a browser with an authorization code and PKCE (RFC
+// 6749, section 4.1; RFC 7636), the same with the final address pasted, by
+// device code, or with a refresh token from elsewhere. Nothing about a sign-in
+// is kept on the server: a sealed ticket leads to the start page, a sealed
+// cookie binds what follows to the browser that opened it, sealed sessions take
+// the cookie's place where no browser reaches us, and any instance that has the
+// keys can finish it. It is safe for concurrent use.
 type Flow struct {
 	Store *Store
 	Keys  func() (*KeyRing, error)
@@ -47,7 +52,8 @@ type Flow struct {
 // ErrRefused: the mail server does not let the new token open the mailbox.
 var ErrRefused = errors.New("the mail server refuses the token for this mailbox")
 
-// pending is a sign-in under way. Sealed, it is the cookie of the browser.
+// pending is a sign-in under way. Sealed, it is the cookie of the browser, or
+// the session of a paste.
 type pending struct {
 	Ticket   Ticket `json:"ticket"`
 	State    string `json:"state"`
@@ -72,31 +78,49 @@ type Begun struct {
 	Expires time.Time
 }
 
-// Begin begins the sign-in that a ticket invites to.
+// Begin begins the sign-in that a ticket invites to. The error is a
+// [*FlowError], or one of the key ring.
 func (f *Flow) Begin(ctx context.Context, c *Client, t Ticket) (*Begun, error) {
-	if t.Account.Provider != c.provider.Name {
-		return nil, &FlowError{Reason: ReasonProvider, Account: t.Account, Err: errors.New("the link leads to another provider")}
-	}
-	p, err := c.resolve(ctx)
+	address, pend, err := f.begin(ctx, c, t)
 	if err != nil {
 		return nil, err
-	}
-	expires := f.now().Add(flowLife).UTC()
-	pend := pending{Ticket: t, State: rand.Text(), Verifier: oauth2.GenerateVerifier()}
-	pend.Ticket.Expires = expires
-	if slices.Contains(p.Scopes, "openid") {
-		pend.Nonce = rand.Text()
 	}
 	value, err := f.seal(pendingName, pend)
 	if err != nil {
 		return nil, err
 	}
-	return &Begun{
-		URL:         c.authorizationURL(p, pend.State, pend.Nonce, pend.Verifier, t.Account.User, t.Prompt),
-		CookieName:  CookieName(pend.State),
-		CookieValue: value,
-		Expires:     expires,
-	}, nil
+	return &Begun{URL: address, CookieName: CookieName(pend.State), CookieValue: value, Expires: pend.Ticket.Expires}, nil
+}
+
+// begin returns where a person consents, and what is to be known when the
+// answer comes.
+func (f *Flow) begin(ctx context.Context, c *Client, t Ticket) (address string, pend *pending, err error) {
+	if err := c.signsIn(t.Account); err != nil {
+		return "", nil, err
+	}
+	p, err := c.resolve(ctx)
+	if err != nil {
+		return "", nil, &FlowError{Reason: ReasonExchange, Account: t.Account, Err: err}
+	}
+	pend = &pending{Ticket: t, State: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+	pend.Ticket.Expires = f.now().Add(flowLife).UTC()
+	if slices.Contains(p.Scopes, "openid") {
+		pend.Nonce = rand.Text()
+	}
+	return c.authorizationURL(p, pend.State, pend.Nonce, pend.Verifier, t.Account.User, t.Prompt), pend, nil
+}
+
+// signsIn reports why nobody can sign in to an account at the client's
+// provider: nil where somebody can. The error is a [*FlowError].
+func (c *Client) signsIn(a Account) error {
+	p := &c.provider
+	switch {
+	case a.Provider != p.Name:
+		return &FlowError{Reason: ReasonProvider, Account: a, Err: errors.New("this was begun for another provider")}
+	case p.Grant.Unattended():
+		return &FlowError{Reason: ReasonUnavailable, Account: a, Err: fmt.Errorf("nobody signs in to %s; it works with the client's own credentials", p.Title())}
+	}
+	return nil
 }
 
 // CookiePrefix begins the names of the cookies of sign-ins under way.
@@ -133,8 +157,19 @@ type Completed struct {
 // The caller's going away does not stop it once the code is on its way: a code
 // is good for one use only.
 func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, cookie string) (*Completed, error) {
-	pend, err := f.match(c, response, cookie)
-	if err != nil {
+	if cookie == "" {
+		return nil, &FlowError{Reason: ReasonBrowser, Err: errors.New("this browser did not begin the sign-in, or blocks cookies")}
+	}
+	var pend pending
+	if err := f.open(pendingName, cookie, &pend); err != nil {
+		return nil, &FlowError{Reason: ReasonState, Err: err}
+	}
+	return f.complete(ctx, c, response, &pend)
+}
+
+// complete ends the sign-in that a response is said to belong to.
+func (f *Flow) complete(ctx context.Context, c *Client, response url.Values, pend *pending) (*Completed, error) {
+	if err := f.match(c, response, pend); err != nil {
 		return nil, err
 	}
 	account := pend.Ticket.Account
@@ -169,37 +204,31 @@ func (f *Flow) Complete(ctx context.Context, c *Client, response url.Values, coo
 	if err != nil {
 		return fail(ReasonExchange, err)
 	}
-	done, reason, err := f.accept(ctx, c, p, pend, g)
+	done, reason, err := f.accept(ctx, c, p, expected{account, pend.Ticket.By, pend.Nonce}, g)
 	if err != nil {
 		return fail(reason, err)
 	}
 	return done, nil
 }
 
-// match finds the sign-in that a response belongs to.
-func (f *Flow) match(c *Client, response url.Values, cookie string) (*pending, error) {
-	if cookie == "" {
-		return nil, &FlowError{Reason: ReasonBrowser, Err: errors.New("this browser did not begin the sign-in, or blocks cookies")}
-	}
-	var pend pending
-	if err := f.open(pendingName, cookie, &pend); err != nil {
-		return nil, &FlowError{Reason: ReasonState, Err: err}
-	}
+// match checks that a response belongs to a sign-in.
+func (f *Flow) match(c *Client, response url.Values, pend *pending) error {
 	account := pend.Ticket.Account
 	for _, name := range []string{"state", "code", "error", "iss"} {
 		if len(response[name]) > 1 { // RFC 6749, section 3.1
-			return nil, &FlowError{Reason: ReasonState, Account: account, Err: errors.New("the answer has " + name + " more than once")}
+			return &FlowError{Reason: ReasonState, Account: account, Err: errors.New("the answer has " + name + " more than once")}
 		}
 	}
-	switch {
-	case subtle.ConstantTimeCompare([]byte(pend.State), []byte(response.Get("state"))) != 1:
-		return nil, &FlowError{Reason: ReasonState, Account: account, Err: errors.New("the state is not the one of this sign-in")}
-	case account.Provider != c.provider.Name:
-		return nil, &FlowError{Reason: ReasonProvider, Account: account, Err: errors.New("the answer came to another provider's redirect URI")}
-	case f.now().After(pend.Ticket.Expires):
-		return nil, &FlowError{Reason: ReasonExpired, Account: account, Err: errors.New("the sign-in took more than ten minutes")}
+	if subtle.ConstantTimeCompare([]byte(pend.State), []byte(response.Get("state"))) != 1 {
+		return &FlowError{Reason: ReasonState, Account: account, Err: errors.New("the state is not the one of this sign-in")}
 	}
-	return &pend, nil
+	if err := c.signsIn(account); err != nil {
+		return err
+	}
+	if f.now().After(pend.Ticket.Expires) {
+		return &FlowError{Reason: ReasonExpired, Account: account, Err: errors.New("the sign-in took more than ten minutes")}
+	}
+	return nil
 }
 
 // checkIss applies RFC 9207, section 2.4.

@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +24,7 @@ type signIn struct {
 	begun    *Begun
 	response url.Values
 	cookie   string
+	person   string // who consented
 }
 
 func (f *fixture) flow() *Flow { return &Flow{Store: f.store, Keys: f.keys} }
@@ -33,7 +33,7 @@ func (f *fixture) flow() *Flow { return &Flow{Store: f.store, Keys: f.keys} }
 // is.
 func (f *fixture) signIn(flow *Flow, c *Client, person string) *signIn {
 	f.t.Helper()
-	sealed, expires, err := flow.NewTicket(f.account, "ops", "")
+	sealed, expires, err := flow.NewTicket(f.client, f.account, "ops", "")
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func (f *fixture) signIn(flow *Flow, c *Client, person string) *signIn {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return &signIn{flow, c, begun, response, begun.CookieValue}
+	return &signIn{flow, c, begun, response, begun.CookieValue, person}
 }
 
 func (s *signIn) complete(ctx context.Context) (*Token, error) {
@@ -168,63 +168,24 @@ func TestSignInOverANetwork(t *testing.T) {
 	}
 }
 
-// Every sign-in that fails leaves the token there was, and redeems no code
-// where the rule says so.
+// Trouble that is nobody's attack (see TestAttacks for those) leaves the token
+// there was, too.
 func TestSignInRefused(t *testing.T) {
 	t.Parallel()
 	unreachable, refused := errors.New("no connection"), fmt.Errorf("535: %w", ErrRefused)
-	for name, test := range map[string]struct {
-		reason  Reason
-		posts   int // to the token endpoint
-		person  string
-		before  func(*fixture, *Provider)
-		then    func(*fixture, *signIn)
-		verify  error
-		verdict bool // whether verify is asked
-	}{
-		"state missing":          {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Del("state") }},
-		"state empty":            {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Set("state", "") }},
-		"state foreign":          {reason: ReasonState, then: func(f *fixture, s *signIn) { s.response.Set("state", "x"+s.response.Get("state")) }},
-		"state twice":            {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Add("state", "x") }},
-		"code twice":             {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Add("code", "x") }},
-		"cookie missing":         {reason: ReasonBrowser, then: func(_ *fixture, s *signIn) { s.cookie = "" }},
-		"cookie rubbish":         {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.cookie = "rubbish" }},
-		"cookie not base64":      {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.cookie = "ä" }},
-		"cookie of another":      {reason: ReasonState, then: func(f *fixture, s *signIn) { s.cookie = f.signIn(s.flow, s.client, "x@example.com").cookie }},
-		"cookie of another key":  {reason: ReasonState, then: func(f *fixture, s *signIn) { s.flow.Keys = func() (*KeyRing, error) { return testRing(f.t, 5), nil } }},
-		"ticket as a cookie":     {reason: ReasonState, then: func(f *fixture, s *signIn) { s.cookie, _, _ = s.flow.NewTicket(f.account, "", "") }},
-		"cookie expired":         {reason: ReasonExpired, then: func(*fixture, *signIn) { time.Sleep(flowLife + time.Second) }},
-		"other provider":         {reason: ReasonProvider, then: func(f *fixture, s *signIn) { p := f.provider(); p.Name = "other"; s.client = NewClient(p, f.server) }},
-		"iss wrong":              {reason: ReasonIssuer, then: func(_ *fixture, s *signIn) { s.response.Set("iss", "https://evil.example") }},
-		"iss empty":              {reason: ReasonIssuer, then: func(_ *fixture, s *signIn) { s.response.Set("iss", "") }},
-		"iss missing":            {reason: ReasonIssuer, before: func(_ *fixture, p *Provider) { p.IssRule = IssRequired }, then: func(_ *fixture, s *signIn) { s.response.Del("iss") }},
-		"iss missing, announced": {reason: ReasonIssuer, before: func(_ *fixture, p *Provider) { p.TokenEndpoint = "" }, then: func(_ *fixture, s *signIn) { s.response.Del("iss") }},
-		"no code":                {reason: ReasonState, then: func(_ *fixture, s *signIn) { s.response.Del("code") }},
-		"denied":                 {reason: ReasonDenied, then: deny},
-		"code unknown":           {reason: ReasonExchange, posts: 1, then: func(_ *fixture, s *signIn) { s.response.Set("code", "x") }},
-		"exchange lost":          {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Lose()) }},
-		"exchange hangs":         {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Hang()) }},
-		"exchange 503":           {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Status(503, "")) }},
-		"scope missing":          {reason: ReasonScope, posts: 1, before: func(f *fixture, _ *Provider) { f.server.Scope = "openid email" }},
-		"no refresh token":       {reason: ReasonRefresh, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutRefresh = true }},
-		"nonce of another":       {reason: ReasonExchange, posts: 1, before: claim("nonce", "x")},
-		"nonce missing":          {reason: ReasonExchange, posts: 1, before: claim("nonce", nil)},
-		"audience of another":    {reason: ReasonExchange, posts: 1, before: claim("aud", "client-2")},
-		"audiences of others":    {reason: ReasonExchange, posts: 1, before: claim("aud", []string{"client-2", "client-3"})},
-		"audience odd":           {reason: ReasonExchange, posts: 1, before: claim("aud", 7)},
-		"issuer of another":      {reason: ReasonExchange, posts: 1, before: claim("iss", "https://evil.example")},
-		"ID token expired":       {reason: ReasonExchange, posts: 1, before: claim("exp", 1000)},
-		"ID token for ever":      {reason: ReasonExchange, posts: 1, before: claim("exp", nil)},
-		"wrong account by name":  {reason: ReasonIdentity, posts: 1, person: "boss@example.com"},
-		"wrong, undecided":       {reason: ReasonIdentity, posts: 1, person: "boss@example.com", verify: unreachable, verdict: true},
-		"wrong by name alone":    {reason: ReasonIdentity, posts: 1, before: claim("email", "boss@example.com")},
-		"wrong account, pinned":  {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else")},
-		"pinned, let in":         {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else"), verdict: true},
-		"pinned, now nameless":   {reason: ReasonIdentity, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }, verify: unreachable, verdict: true},
-		"refused by name, too":   {reason: ReasonIdentity, posts: 1, person: "boss@example.com", verify: refused, verdict: true},
-		"refused, pinned":        {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else"), verify: refused, verdict: true},
-		"refused and nameless":   {reason: ReasonMailServer, posts: 1, before: claim("email", nil), verify: refused, verdict: true},
-		"refused, no ID token":   {reason: ReasonMailServer, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }, verify: refused, verdict: true},
+	for name, test := range map[string]failing{
+		"denied":               {reason: ReasonDenied, then: deny},
+		"cookie expired":       {reason: ReasonExpired, then: func(*fixture, *signIn) { time.Sleep(flowLife + time.Second) }},
+		"exchange lost":        {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Lose()) }},
+		"exchange hangs":       {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Hang()) }},
+		"exchange 503":         {reason: ReasonExchange, posts: 1, then: func(f *fixture, _ *signIn) { f.server.Next(tokenstest.Status(503, "")) }},
+		"wrong, undecided":     {reason: ReasonIdentity, posts: 1, person: "boss@example.com", verify: unreachable, verdict: true},
+		"wrong by name alone":  {reason: ReasonIdentity, posts: 1, before: claim("email", "boss@example.com")},
+		"pinned, now nameless": {reason: ReasonIdentity, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }, verify: unreachable, verdict: true},
+		"refused by name, too": {reason: ReasonIdentity, posts: 1, person: "boss@example.com", verify: refused, verdict: true},
+		"refused, pinned":      {reason: ReasonIdentity, posts: 1, before: claim("sub", "somebody else"), verify: refused, verdict: true},
+		"refused and nameless": {reason: ReasonMailServer, posts: 1, before: claim("email", nil), verify: refused, verdict: true},
+		"refused, no ID token": {reason: ReasonMailServer, posts: 1, before: func(f *fixture, _ *Provider) { f.server.WithoutID = true }, verify: refused, verdict: true},
 		"storage fails to store": {reason: ReasonStorage, posts: 1, then: func(f *fixture, _ *signIn) {
 			f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
 				if op == tokenstest.OpStore && strings.HasPrefix(key, prefixTokens) {
@@ -235,58 +196,7 @@ func TestSignInRefused(t *testing.T) {
 		}},
 		"storage fails to load": {reason: ReasonStorage, posts: 1, then: func(f *fixture, _ *signIn) { f.storage.Fail(tokenstest.OpLoad, -1, nil) }},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				f := setUp(t)
-				flow := f.flow()
-				old, err := f.signIn(flow, f.client, f.account.User).complete(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				posted := f.posts()
-				p := f.provider()
-				if test.before != nil {
-					test.before(f, &p)
-				}
-				if test.person == "" {
-					test.person = f.account.User
-				}
-				asked := false
-				if test.verdict {
-					flow.Verify = func(context.Context, Account, string) error { asked = true; return test.verify }
-				}
-				s := f.signIn(flow, NewClient(p, f.server), test.person)
-				if test.then != nil {
-					test.then(f, s)
-				}
-				_, err = s.complete(t.Context())
-				var fe *FlowError
-				if !errors.As(err, &fe) {
-					t.Fatalf("error %v is no *FlowError", err)
-				}
-				if fe.Reason != test.reason {
-					t.Errorf("%v: reason %q, want %q", err, fe.Reason, test.reason)
-				}
-				if n := f.posts() - posted; n != test.posts {
-					t.Errorf("%d posts, want %d", n, test.posts)
-				}
-				if asked != test.verdict {
-					t.Errorf("the mail server was asked: %v", asked)
-				}
-				if got := f.stored(); got == nil || got.RefreshToken.Reveal() != old.RefreshToken.Reveal() || got.Revoked {
-					t.Error("the old token was not kept")
-				}
-				if f.storage.Locked() != 0 {
-					t.Error("a lock is left")
-				}
-				for _, secret := range []string{s.response.Get("code"), f.server.ClientSecret, "refresh-", "access-"} {
-					if len(secret) > 4 && strings.Contains(err.Error(), secret) {
-						t.Errorf("%q shows in %v", secret, err)
-					}
-				}
-			})
-		})
+		t.Run(name, test.run)
 	}
 }
 
@@ -376,48 +286,6 @@ func TestSignInAllowed(t *testing.T) {
 	}
 }
 
-func TestAnswerReplayed(t *testing.T) {
-	t.Parallel()
-	for name, storageDown := range map[string]bool{"storage up": false, "storage down": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := setUp(t)
-			s := f.signIn(f.flow(), f.client, f.account.User)
-			if storageDown {
-				f.storage.Hook(func(_ context.Context, _ tokenstest.Op, key string) error {
-					if strings.HasPrefix(key, prefixStates) {
-						return tokenstest.ErrFault
-					}
-					return nil
-				})
-			}
-			var wg sync.WaitGroup
-			var mu sync.Mutex
-			spent, done := 0, 0
-			for range 10 {
-				wg.Go(func() {
-					_, err := s.complete(t.Context())
-					mu.Lock()
-					defer mu.Unlock()
-					var fe *FlowError
-					if err == nil {
-						done++
-					} else if errors.As(err, &fe) && fe.Reason == ReasonSpent {
-						spent++
-					}
-				})
-			}
-			wg.Wait()
-			if done != 1 || spent != 9 {
-				t.Errorf("%d completed, %d spent", done, spent)
-			}
-			if n := f.posts(); n != 1 {
-				t.Errorf("the code was redeemed %d times", n)
-			}
-		})
-	}
-}
-
 func TestCodeExchangeOutlivesTheCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -490,7 +358,7 @@ func TestTicket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
 		flow := f.flow()
-		sealed, expires, err := flow.NewTicket(f.account, "ops", "select_account")
+		sealed, expires, err := flow.NewTicket(f.client, f.account, "ops", "select_account")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -528,7 +396,7 @@ func TestTicket(t *testing.T) {
 			t.Errorf("after its end: %v", err)
 		}
 		broken := &Flow{Store: f.store, Keys: func() (*KeyRing, error) { return nil, errors.New("no key") }}
-		if _, _, err := broken.NewTicket(f.account, "", ""); err == nil {
+		if _, _, err := broken.NewTicket(f.client, f.account, "", ""); err == nil {
 			t.Error("sealed without a key")
 		}
 		if _, err := broken.Begin(t.Context(), f.client, got); err == nil {
@@ -555,7 +423,14 @@ func FuzzTicket(f *testing.F) {
 	if _, err := flow.OpenTicket(goldenTicket); err != nil {
 		f.Fatal(err)
 	}
-	if _, err := flow.match(client, url.Values{"state": {"s"}}, goldenCookie); err != nil {
+	match := func(state, cookie string) error {
+		var pend pending
+		if err := flow.open(pendingName, cookie, &pend); err != nil {
+			return err
+		}
+		return flow.match(client, url.Values{"state": {state}}, &pend)
+	}
+	if err := match("s", goldenCookie); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(goldenTicket, "s")
@@ -571,8 +446,7 @@ func FuzzTicket(f *testing.F) {
 		if _, err := flow.OpenTicket(text); err == nil && !same(text, goldenTicket) {
 			t.Fatalf("forged ticket %q opens", text)
 		}
-		_, err := flow.match(client, url.Values{"state": {state}}, text)
-		if err == nil && (state != "s" || !same(text, goldenCookie)) {
+		if err := match(state, text); err == nil && (state != "s" || !same(text, goldenCookie)) {
 			t.Fatalf("forged cookie %q opens", text)
 		}
 	})

@@ -24,11 +24,19 @@ const (
 	ReasonProvider Reason = "other_provider" // the answer came to another provider's address
 	ReasonIssuer   Reason = "issuer"         // iss is wrong or missing
 	ReasonDenied   Reason = "denied"         // the person, or the provider, said no
-	ReasonExchange Reason = "exchange"       // the code could not be redeemed
+	ReasonExchange Reason = "exchange"       // the code, or refresh token, could not be redeemed
 	ReasonScope    Reason = "scope"          // the grant lacks a scope
 	ReasonRefresh  Reason = "no_refresh"     // no refresh token came
 	ReasonIdentity Reason = "wrong_account"  // somebody else signed in
 	ReasonStorage  Reason = "storage"        // the token could not be kept
+
+	// ReasonUnavailable: this way of signing in is not open at this provider.
+	ReasonUnavailable Reason = "unavailable"
+	// ReasonSession: the session of a paste or a device code is broken, or was
+	// made for another account or way of signing in.
+	ReasonSession Reason = "session"
+	// ReasonAddress: the pasted address is not the provider's redirect URI.
+	ReasonAddress Reason = "other_address"
 
 	// ReasonMailServer: the mail server refuses the new token, and who signed in
 	// isn't known well enough to keep it.

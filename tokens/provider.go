@@ -36,6 +36,8 @@ type Provider struct {
 	// Credentials prove the client, tried in their order; none for a public
 	// client.
 	Credentials []Credential
+	// Public: the server knows public clients only, which have no Credentials.
+	Public bool
 	// AuthStyle is how a client secret is sent to the token endpoint.
 	AuthStyle AuthStyle
 	// Grant is how access tokens are obtained.
@@ -103,6 +105,19 @@ const (
 	// (RFC 7523, section 2.1).
 	GrantServiceAccount
 )
+
+// String returns the grant's word in configurations.
+func (g Grant) String() string {
+	switch g {
+	case GrantAuthorizationCode:
+		return "authorization_code"
+	case GrantClientCredentials:
+		return "client_credentials"
+	case GrantServiceAccount:
+		return "service_account"
+	}
+	return "unknown"
+}
 
 // Unattended reports whether tokens are obtained without a person.
 func (g Grant) Unattended() bool { return g != GrantAuthorizationCode }
@@ -177,14 +192,32 @@ func (p *Provider) AllowsServer(host string) bool {
 
 // Check reports what is missing or wrong, without touching a network.
 func (p *Provider) Check() error {
-	if p.ClientID == "" {
+	if p.ClientID == "" && p.Grant != GrantServiceAccount {
 		return errors.New("client_id is missing")
-	}
-	if p.Issuer == "" && (p.AuthorizationEndpoint == "" || p.TokenEndpoint == "") {
-		return errors.New("give a preset, an issuer, or authorization_endpoint and token_endpoint")
 	}
 	if len(p.Servers) == 0 {
 		return errors.New("servers is missing: name the mail servers that may see this provider's tokens")
+	}
+	for _, check := range []func() error{p.checkEndpoints, p.checkGrant, p.checkScopes} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	for _, name := range ownParams {
+		if _, set := p.AuthParams[name]; set {
+			return fmt.Errorf("authorization parameter %s is set here and can't be given", name)
+		}
+	}
+	return nil
+}
+
+func (p *Provider) checkEndpoints() error {
+	switch {
+	case p.Issuer != "": // what is not given is discovered
+	case p.Grant.Unattended() && p.TokenEndpoint == "":
+		return errors.New("give a preset, an issuer, or token_endpoint")
+	case !p.Grant.Unattended() && (p.AuthorizationEndpoint == "" || p.TokenEndpoint == ""):
+		return errors.New("give a preset, an issuer, or authorization_endpoint and token_endpoint")
 	}
 	for _, u := range []struct{ word, value string }{
 		{"issuer", p.Issuer},
@@ -202,13 +235,50 @@ func (p *Provider) Check() error {
 			return fmt.Errorf("%s: %w", u.word, err)
 		}
 	}
-	for _, name := range ownParams {
-		if _, set := p.AuthParams[name]; set {
-			return fmt.Errorf("authorization parameter %s is set here and can't be given", name)
+	return nil
+}
+
+// checkGrant reports what the grant lacks to prove itself with.
+func (p *Provider) checkGrant() error {
+	switch {
+	case p.Public && len(p.Credentials) > 0:
+		return errors.New("its clients are public ones: remove client_secret, client_certificate and federated_token")
+	case p.Grant == GrantClientCredentials && len(p.Credentials) == 0:
+		return errors.New("the grant client_credentials needs a secret, a certificate or a federated token: a public client can't use it")
+	case p.Grant == GrantServiceAccount && p.ServiceAccount == nil:
+		return errors.New("the grant of a service account needs its key")
+	}
+	for _, c := range p.Credentials {
+		if err := c.check(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// checkScopes reports scopes that no token can be had for.
+func (p *Provider) checkScopes() error {
+	if p.Grant.Unattended() && len(p.Scopes) == 0 {
+		return errors.New("scopes is missing: without a person, nothing else says what the token is for")
+	}
+	all, named := 0, 0
+	for _, s := range p.Scopes {
+		switch {
+		case strings.HasSuffix(s, "/.default"):
+			all++
+		case !slices.Contains(signInScopes, s):
+			named++
+		}
+	}
+	if all > 1 || all == 1 && named > 0 {
+		return errors.New("scopes: .default stands for every permission of one resource; it can't be mixed with others")
+	}
+	return nil
+}
+
+// signInScopes concern the sign-in and not what a token is for (OpenID Connect
+// Core, sections 5.4 and 11).
+var signInScopes = []string{"offline_access", "openid", "email", "profile"}
 
 // ownParams are parameters of the authorization request that the sign-in's
 // safety rests on.

@@ -8,8 +8,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // A sealed record is
@@ -50,12 +52,19 @@ type KeyRing struct {
 }
 
 type masterKey struct {
-	id     [keyIDSize]byte
+	id     KeyID
 	secret []byte
 }
 
+// KeyID names a master key. It is a part of a hash of the key and no secret:
+// records show it, and so may logs.
+type KeyID [keyIDSize]byte
+
+// String returns the id in hexadecimal.
+func (id KeyID) String() string { return hex.EncodeToString(id[:]) }
+
 // NewKeyRing makes a ring of one or more master keys of [KeySize] octets, the
-// sealing one first.
+// sealing one first. A key that comes again is left out.
 func NewKeyRing(keys ...[]byte) (*KeyRing, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("key ring without a key")
@@ -65,10 +74,22 @@ func NewKeyRing(keys ...[]byte) (*KeyRing, error) {
 		if len(k) != KeySize {
 			return nil, fmt.Errorf("key %d has %d octets, must have %d", i+1, len(k), KeySize)
 		}
+		if slices.ContainsFunc(r.keys, func(m masterKey) bool { return bytes.Equal(m.secret, k) }) {
+			continue
+		}
 		sum := sha256.Sum256(append([]byte("oauth_mail key id"), k...))
-		r.keys = append(r.keys, masterKey{id: [keyIDSize]byte(sum[:keyIDSize]), secret: bytes.Clone(k)})
+		r.keys = append(r.keys, masterKey{id: KeyID(sum[:keyIDSize]), secret: bytes.Clone(k)})
 	}
 	return r, nil
+}
+
+// IDs returns the ids of the ring's keys, the sealing one's first.
+func (r *KeyRing) IDs() []KeyID {
+	ids := make([]KeyID, len(r.keys))
+	for i, k := range r.keys {
+		ids[i] = k.id
+	}
+	return ids
 }
 
 // ParseKey reads a master key from its text form, 32 octets in base64.
@@ -105,16 +126,11 @@ func (r *KeyRing) Seal(name string, plaintext []byte) ([]byte, error) {
 // Open decrypts a record that was sealed under the same name. The error is or
 // wraps one of [ErrUnknownKey], [ErrNewerFormat] and [ErrCorrupt].
 func (r *KeyRing) Open(name string, sealed []byte) ([]byte, error) {
-	if len(sealed) < sealHeader || string(sealed[:len(sealMagic)]) != sealMagic {
-		return nil, ErrCorrupt
-	}
-	if v := sealed[len(sealMagic)]; v > sealVersion {
-		return nil, fmt.Errorf("format %d: %w", v, ErrNewerFormat)
-	} else if v != sealVersion {
-		return nil, ErrCorrupt
+	id, err := sealedBy(sealed)
+	if err != nil {
+		return nil, err
 	}
 	header := sealed[:sealHeader]
-	id := [keyIDSize]byte(header[len(sealMagic)+1:])
 	known := false
 	for _, k := range r.keys {
 		if k.id != id {
@@ -130,9 +146,24 @@ func (r *KeyRing) Open(name string, sealed []byte) ([]byte, error) {
 		}
 	}
 	if !known {
-		return nil, fmt.Errorf("key id %x: %w", id, ErrUnknownKey)
+		return nil, fmt.Errorf("key id %s: %w", id, ErrUnknownKey)
 	}
 	return nil, ErrCorrupt
+}
+
+// sealedBy returns the id of the key that a record was sealed with, which it
+// tells without being opened. The error is or wraps [ErrNewerFormat] or
+// [ErrCorrupt].
+func sealedBy(sealed []byte) (KeyID, error) {
+	if len(sealed) < sealHeader || string(sealed[:len(sealMagic)]) != sealMagic {
+		return KeyID{}, ErrCorrupt
+	}
+	if v := sealed[len(sealMagic)]; v > sealVersion {
+		return KeyID{}, fmt.Errorf("format %d: %w", v, ErrNewerFormat)
+	} else if v != sealVersion {
+		return KeyID{}, ErrCorrupt
+	}
+	return KeyID(sealed[len(sealMagic)+1 : len(sealMagic)+1+keyIDSize]), nil
 }
 
 // aead returns the cipher of one record. Its nonce is random and part of the

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 	"sync"
 	"time"
@@ -112,23 +111,6 @@ func (s *Store) Delete(ctx context.Context, a Account) error {
 	return nil
 }
 
-// HasRecords reports whether any token record is stored, opened or not. It
-// tells a first start from one that has lost its key.
-func (s *Store) HasRecords(ctx context.Context) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
-	defer cancel()
-	keys, err := s.storage.List(ctx, prefixTokens, true)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("listing tokens: %w", err)
-	}
-	for _, k := range keys {
-		if path.Ext(k) == ".tok" {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
 // lock takes the account's lock in the storage. The lock narrows a race but is
 // not relied on: whoever holds it must look at the storage again.
 func (s *Store) lock(ctx context.Context, a Account) (unlock func(), err error) {
@@ -175,6 +157,21 @@ func (s *Store) claimState(ctx context.Context, state string, now time.Time) err
 	}
 	_ = s.storage.Store(ctx, key, []byte(now.UTC().Format(time.RFC3339)))
 	return nil
+}
+
+// stateSpent reports whether a state was used, as far as the storage can tell.
+func (s *Store) stateSpent(ctx context.Context, state string) bool {
+	key := stateKey(state)
+	s.mu.Lock()
+	_, here := s.spent[key]
+	s.mu.Unlock()
+	if here {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	_, err := s.storage.Load(ctx, key)
+	return err == nil
 }
 
 // claimHere does it for this process, and reports whether the state was unused.

@@ -22,10 +22,18 @@ type Ticket struct {
 
 // NewTicket seals an invitation to sign in to an account, good for ten minutes.
 // By names who asks. A prompt other than the provider's own can be given, such
-// as select_account after a wrong one had signed in.
-func (f *Flow) NewTicket(a Account, by, prompt string) (sealed string, expires time.Time, err error) {
+// as select_account after a wrong one had signed in. The error is a
+// [*FlowError] where nobody can sign in, else one of the key ring.
+func (f *Flow) NewTicket(c *Client, a Account, by, prompt string) (sealed string, expires time.Time, err error) {
+	if err := c.signsIn(a); err != nil {
+		return "", time.Time{}, err
+	}
+	return f.sealTicket(f.ticket(a, by, prompt))
+}
+
+func (f *Flow) ticket(a Account, by, prompt string) Ticket {
 	now := f.now().UTC().Truncate(time.Second)
-	return f.sealTicket(Ticket{Account: a, By: by, Prompt: prompt, Issued: now, Expires: now.Add(flowLife)})
+	return Ticket{Account: a, By: by, Prompt: prompt, Issued: now, Expires: now.Add(flowLife)}
 }
 
 // Renew seals the invitation of a sign-in that failed anew, so that the person

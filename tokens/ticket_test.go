@@ -98,7 +98,7 @@ func TestRenewEnds(t *testing.T) {
 		f := setUp(t)
 		flow := f.flow()
 		end := time.Now().Add(invitationLife)
-		sealed, _, err := flow.NewTicket(f.account, "ops", "login")
+		sealed, _, err := flow.NewTicket(f.client, f.account, "ops", "login")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestRenewEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(7 * time.Minute)
-			e := (&signIn{flow, f.client, begun, response, begun.CookieValue}).failed(t)
+			e := (&signIn{flow: flow, client: f.client, begun: begun, response: response, cookie: begun.CookieValue}).failed(t)
 			var expires time.Time
 			var ok bool
 			if sealed, expires, ok = flow.Renew(e, ""); !ok {

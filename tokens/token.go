@@ -61,6 +61,16 @@ type Failure struct {
 	Kind        string    `json:"kind"`
 	Code        string    `json:"code,omitempty"`
 	Description string    `json:"description,omitempty"`
+	// The rest is as in [Error].
+	Suberror      string `json:"suberror,omitempty"`
+	Numbers       []int  `json:"numbers,omitempty"`
+	TraceID       string `json:"trace_id,omitempty"`
+	CorrelationID string `json:"correlation_id,omitempty"`
+}
+
+// Advice is [Error.Advice] of the failure.
+func (f *Failure) Advice() (Advice, bool) {
+	return adviceOn(f.Numbers, f.Description, f.Code, f.Suberror, f.Kind)
 }
 
 // noExpiry stands in for a missing expires_in (RFC 6749 leaves it optional).

@@ -20,7 +20,7 @@ func TestRecordRoundTrip(t *testing.T) {
 			Scopes:       []string{"x", "y"},
 			Identity:     Identity{"iss", "sub", "tid", "oid", []string{"n@example.com"}},
 			AuthorizedAt: at, AuthorizedBy: "ops", IssuedAt: at.Add(time.Hour), Expiry: at.Add(2 * time.Hour),
-			Revoked: true, Failure: &Failure{at, "needs_person", "invalid_grant", "ended"},
+			Revoked: true, Failure: &Failure{at, "needs_person", "invalid_grant", "ended", "bad_token", []int{700082}, "trace", "correlation"},
 		},
 		"empty": {},
 	} {

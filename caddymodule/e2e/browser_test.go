@@ -102,7 +102,12 @@ func (p *webPage) submit(values ...string) *webPage {
 // oidc-provider's sign-in and its consent.
 func (s *Stack) signIn(t testing.TB, invitation, login string) *webPage {
 	t.Helper()
-	page := newBrowser(t).open(t, invitation).submit()
+	return s.consent(t, newBrowser(t).open(t, invitation).submit(), login)
+}
+
+// consent goes on from oidc-provider's first page: its sign-in and its consent.
+func (s *Stack) consent(t testing.TB, page *webPage, login string) *webPage {
+	t.Helper()
 	if !strings.Contains(page.Body, `name="login"`) {
 		t.Fatalf("oidc-provider does not ask who signs in, at %s (status %d): %s", page.URL, page.Status, page.text())
 	}

@@ -175,7 +175,8 @@ func TestExpiredTicketWithChromium(t *testing.T) {
 		Keys: func() (*tokens.KeyRing, error) { return keys, nil },
 		Now:  func() time.Time { return time.Now().Add(-11 * time.Minute) },
 	}
-	ticket, _, err := flow.NewTicket(tokens.Account{Provider: "idp", User: s.user}, operator, "")
+	client := tokens.NewClient(tokens.Provider{Name: "idp"}, nil)
+	ticket, _, err := flow.NewTicket(client, tokens.Account{Provider: "idp", User: s.user}, operator, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 )
@@ -75,7 +74,17 @@ func (s *Stack) Send(t testing.TB, tenant string, message any) answer {
 // admin makes a call to the administration.
 func (s *Stack) admin(t testing.TB, method, path string) answer {
 	t.Helper()
-	r, err := http.NewRequest(method, s.URL+"/admin"+path, strings.NewReader("{}"))
+	return s.administer(t, method, path, struct{}{})
+}
+
+// administer makes a call to the administration that has settings.
+func (s *Stack) administer(t testing.TB, method, path string, settings any) answer {
+	t.Helper()
+	body, err := json.Marshal(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequest(method, s.URL+"/admin"+path, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -212,7 +212,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c.Path == "/token" {
 		c.Grant = form.Get("grant_type")
 	}
-	for _, name := range []string{"code", "code_verifier", "refresh_token", "client_secret", "token"} {
+	for _, name := range []string{"code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "device_code", "token"} {
 		p.keep(name, form.Get(name))
 	}
 	p.mu.Lock()

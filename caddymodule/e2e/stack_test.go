@@ -34,6 +34,8 @@ type Options struct {
 	Idle string
 	// Tapped puts a tap before each mail server.
 	Tapped bool
+	// Apps adds tenants that send without a person's sign-in; see [apps].
+	Apps bool
 }
 
 // Stack is one Caddy with all that it needs. It has these tenants for each mail
@@ -61,6 +63,7 @@ type Stack struct {
 	keys      map[string]string // by tenant
 	// clientSecret and password are in Caddy's environment.
 	clientSecret, password string
+	apps                   *apps // nil without
 	// answers and pages are what clients have been shown.
 	answers, pages []string
 }
@@ -82,6 +85,7 @@ const site = `{
 			client_auth basic
 			scopes openid email offline_access smtp.send
 			servers localhost
+			device_code
 		}
 %[5]s
 	}
@@ -142,6 +146,9 @@ func Start(t testing.TB, o Options) *Stack {
 	s.URL = fmt.Sprintf("http://localhost:%d", reservePort(t))
 	s.AdminURL = fmt.Sprintf("http://localhost:%d", reservePort(t))
 	introspectionSecret := "introspection-" + rand.Text()
+	if o.Apps {
+		s.apps = newApps(t, dir)
+	}
 	s.startProvider(t, o, introspectionSecret)
 	introspection := s.proxy.URL.JoinPath("/token/introspection")
 
@@ -207,6 +214,14 @@ func Start(t testing.TB, o Options) *Stack {
 `, kind.name, kind.scheme, port, kind.auth, user, s.user, s.authority.caFile, variable)
 		}
 	}
+	if s.apps != nil {
+		starttls, _ := s.mail[servers[0]].ports()
+		tenants.WriteString(s.apps.config(t, s, starttls))
+		for _, name := range appTenants {
+			s.keys[name] = "canary-key-" + rand.Text()
+			env = append(env, "E2E_KEY_"+name+"="+s.keys[name])
+		}
+	}
 	config := filepath.Join(dir, "Caddyfile")
 	text := fmt.Sprintf(site, strings.TrimPrefix(s.AdminURL, "http://"), dir, s.URL, s.proxy.URL, tenants.String())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -235,13 +250,17 @@ func (s *Stack) startProvider(t testing.TB, o Options, introspectionSecret strin
 	if life == 0 {
 		life = time.Hour
 	}
+	options := map[string]any{
+		"port": port, "issuer": s.proxy.URL.String(), "redirectURI": s.URL + "/oauth/callback/idp",
+		"clientID": "mailer", "clientSecret": s.clientSecret, "introspectionSecret": introspectionSecret,
+		"tokenLife": int(life.Seconds()), "tokenBits": o.TokenBits,
+	}
+	if s.apps != nil {
+		options["appKey"] = s.apps.publicKey()
+	}
 	s.idp = &server{
-		name: "oidc-provider",
-		argv: nodeProgram("oidc-provider", "oidc.mjs", map[string]any{
-			"port": port, "issuer": s.proxy.URL.String(), "redirectURI": s.URL + "/oauth/callback/idp",
-			"clientID": "mailer", "clientSecret": s.clientSecret, "introspectionSecret": introspectionSecret,
-			"tokenLife": int(life.Seconds()), "tokenBits": o.TokenBits,
-		}),
+		name:  "oidc-provider",
+		argv:  nodeProgram("oidc-provider", "oidc.mjs", options),
 		ready: says("ready\n"),
 	}
 	t.Cleanup(s.idp.stop)

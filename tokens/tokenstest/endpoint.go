@@ -15,6 +15,9 @@ import (
 func (s *Server) token(form url.Values, header http.Header) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if form.Get("grant_type") == grantJWT {
+		return s.redeemAssertionLocked(form) // the grant speaks for itself
+	}
 	if a, ok := s.clientLocked(form, header); !ok {
 		return a
 	}
@@ -23,6 +26,8 @@ func (s *Server) token(form url.Values, header http.Header) answer {
 		return s.redeemCodeLocked(form)
 	case "refresh_token":
 		return s.redeemRefreshLocked(form)
+	case "client_credentials":
+		return s.grantClientLocked(form)
 	}
 	return failure(http.StatusBadRequest, "unsupported_grant_type", form.Get("grant_type"))
 }
@@ -30,6 +35,12 @@ func (s *Server) token(form url.Values, header http.Header) answer {
 // clientLocked checks the client's own credentials.
 func (s *Server) clientLocked(form url.Values, header http.Header) (answer, bool) {
 	id, secret := form.Get("client_id"), form.Get("client_secret")
+	if form.Has("client_assertion") {
+		if err := s.clientAssertionLocked(form, header); err != nil {
+			return failure(http.StatusUnauthorized, "invalid_client", err.Error()), false
+		}
+		return answer{}, true
+	}
 	if s.Basic {
 		r := http.Request{Header: header}
 		user, password, _ := r.BasicAuth()
@@ -37,7 +48,7 @@ func (s *Server) clientLocked(form url.Values, header http.Header) (answer, bool
 		id, _ = url.QueryUnescape(user)
 		secret, _ = url.QueryUnescape(password)
 	}
-	if id != s.ClientID || secret != s.ClientSecret {
+	if id != s.ClientID || secret != s.ClientSecret && !slices.Contains(s.MoreSecrets, secret) {
 		return failure(http.StatusUnauthorized, "invalid_client", "wrong client id or secret"), false
 	}
 	return answer{}, true
@@ -92,6 +103,18 @@ func (s *Server) redeemRefreshLocked(form url.Values) answer {
 		m["refresh_token"] = s.newRefreshLocked(r.grant)
 	}
 	return jsonAnswer(http.StatusOK, m)
+}
+
+// grantClientLocked answers a client that asks for itself (RFC 6749, section
+// 4.4): the token is no person's, and none refreshes it.
+func (s *Server) grantClientLocked(form url.Values) answer {
+	switch {
+	case s.ClientSecret == "" && !form.Has("client_assertion"):
+		return failure(http.StatusBadRequest, "unauthorized_client", "a public client")
+	case form.Get("scope") == "":
+		return failure(http.StatusBadRequest, "invalid_scope", "no scope")
+	}
+	return jsonAnswer(http.StatusOK, s.successLocked(&grant{user: s.ClientID, scope: form.Get("scope")}))
 }
 
 func (s *Server) successLocked(g *grant) map[string]any {

@@ -90,3 +90,11 @@ func Echo() Reply {
 		return failure(http.StatusBadRequest, "invalid_request", strings.Join(said, " ")), nil
 	}
 }
+
+// Answer answers with what a func makes of the request, and does nothing.
+func Answer(say func(Request) (status int, body string)) Reply {
+	return func(r *http.Request, form url.Values, _ func() answer) (answer, error) {
+		status, body := say(Request{r.URL.Path, form, r.Header})
+		return answer{status: status, body: []byte(body)}, nil
+	}
+}

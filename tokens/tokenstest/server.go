@@ -1,7 +1,9 @@
 package tokenstest
 
 import (
+	"crypto"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -22,6 +24,15 @@ type Server struct {
 	Issuer       string
 	ClientID     string
 	ClientSecret string
+	// MoreSecrets are accepted besides ClientSecret.
+	MoreSecrets []string
+	// Certificates are those whose keys may sign assertions that prove the client
+	// (RFC 7523, section 2.2), and Federated what another issuer has made.
+	Certificates []*x509.Certificate
+	Federated    []string
+	// ServiceAccounts are the public keys of accounts that may speak for every
+	// mailbox (RFC 7523, section 2.1), by their addresses.
+	ServiceAccounts map[string]crypto.PublicKey
 	// Basic wants the client to authenticate in the header, not in the form.
 	Basic bool
 	// Life is how long an access token lives.
@@ -48,6 +59,9 @@ type Server struct {
 	replies  []Reply
 	requests []Request
 	reused   int
+	devices  map[string]*device // by device code
+	// assertions are the ids of those that proved the client already.
+	assertions map[string]bool
 }
 
 // Request is a POST that came to the server.
@@ -92,6 +106,7 @@ func NewServer() *Server {
 		codes:        map[string]*code{},
 		refresh:      map[string]*refreshToken{},
 		access:       map[string]issued{},
+		assertions:   map[string]bool{},
 	}
 }
 
@@ -131,7 +146,8 @@ func (s *Server) Valid(accessToken string) bool {
 	return time.Now().Before(s.access[accessToken].until)
 }
 
-// Owner returns whose access token it is, if it is valid now.
+// Owner returns whose access token it is, if it is valid now. One that a client
+// got for itself belongs to its client id.
 func (s *Server) Owner(accessToken string) (user string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,7 +245,8 @@ func (s *Server) metadata() answer {
 		"token_endpoint":         s.Issuer + PathToken,
 		"revocation_endpoint":    s.Issuer + PathRevoke,
 	}
-	m["token_endpoint_auth_methods_supported"] = []string{"client_secret_basic", "client_secret_post"}
+	m["device_authorization_endpoint"] = s.Issuer + PathDevice
+	m["token_endpoint_auth_methods_supported"] = []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
 	m["authorization_response_iss_parameter_supported"] = true
 	if s.Metadata != nil {
 		s.Metadata(m)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Op is an operation of a storage.
@@ -38,7 +39,10 @@ type Storage struct {
 	hook   func(ctx context.Context, op Op, key string) error
 	faults []*fault
 	stale  int
+	torn   map[string]int
 	lying  bool
+	busy   error         // what Lock answers at once where it would wait
+	lease  time.Duration // how long a lock lasts; zero is for ever
 	lost   int
 	counts map[Op]int
 }
@@ -61,7 +65,7 @@ var ErrFault = errors.New("storage fault injected by a test")
 func NewStorage() *Storage {
 	return &Storage{
 		data: map[string][]byte{}, before: map[string][]byte{},
-		locks: map[string]*held{}, counts: map[Op]int{},
+		locks: map[string]*held{}, torn: map[string]int{}, counts: map[Op]int{},
 	}
 }
 
@@ -98,6 +102,29 @@ func (s *Storage) Lie() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lying = true
+}
+
+// Tear makes the next n Lists of a prefix that holds something end before their
+// first key, with an error that is [fs.ErrNotExist]: file storages do so when a
+// file vanishes that they were about to list.
+func (s *Storage) Tear(prefix string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.torn[prefix] = n
+}
+
+// Refuse makes Lock answer with an error at once where it would wait.
+func (s *Storage) Refuse(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = err
+}
+
+// Lease makes locks end by themselves after a while.
+func (s *Storage) Lease(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lease = d
 }
 
 // Count returns how many operations of a kind were asked for, failed ones
@@ -235,7 +262,11 @@ func (s *Storage) List(ctx context.Context, prefix string, recursive bool) ([]st
 			}
 		}
 	}
-	if len(found) == 0 {
+	torn := s.torn[prefix] > 0 && len(found) > 0
+	if torn {
+		s.torn[prefix]--
+	}
+	if torn || len(found) == 0 {
 		return nil, fmt.Errorf("%s: %w", prefix, fs.ErrNotExist)
 	}
 	return slices.Sorted(maps.Keys(found)), nil
@@ -251,18 +282,38 @@ func (s *Storage) Lock(ctx context.Context, name string) error {
 		h := s.locks[name]
 		if s.lying || h == nil {
 			if !s.lying {
-				s.locks[name] = &held{ctx: ctx, done: make(chan struct{})}
+				s.lockLocked(ctx, name)
 			}
 			s.mu.Unlock()
 			return nil
 		}
+		busy := s.busy
 		s.mu.Unlock()
+		if busy != nil {
+			return busy
+		}
 		select {
 		case <-h.done:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+func (s *Storage) lockLocked(ctx context.Context, name string) {
+	h := &held{ctx: ctx, done: make(chan struct{})}
+	s.locks[name] = h
+	if s.lease == 0 {
+		return
+	}
+	time.AfterFunc(s.lease, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.locks[name] == h {
+			delete(s.locks, name)
+			close(h.done)
+		}
+	})
 }
 
 // Unlock gives a lock back.

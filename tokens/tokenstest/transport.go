@@ -94,7 +94,14 @@ func (s *Server) handle(r *http.Request, form url.Values) (answer, error) {
 	case "GET " + oauth:
 		return s.metadata(), nil
 	case "POST " + base + PathToken:
-		return s.scripted(r, form, func() answer { return s.token(form, r.Header) })
+		return s.scripted(r, form, func() answer {
+			if form.Get("grant_type") == deviceGrant {
+				return s.deviceToken(form, r.Header)
+			}
+			return s.token(form, r.Header)
+		})
+	case "POST " + base + PathDevice:
+		return s.scripted(r, form, func() answer { return s.deviceAuthorization(form, r.Header) })
 	case "POST " + base + PathRevoke:
 		return s.scripted(r, form, func() answer { return s.revoke(form, r.Header) })
 	}

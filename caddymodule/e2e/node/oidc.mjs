@@ -30,6 +30,23 @@ const provider = new Provider(options.issuer, {
       ],
       token_endpoint_auth_method: 'client_secret_basic',
     },
+    { // an application that signs in as itself
+      client_id: 'app-secret',
+      client_secret: options.clientSecret,
+      redirect_uris: [],
+      response_types: [],
+      grant_types: ['client_credentials'],
+      token_endpoint_auth_method: 'client_secret_post',
+    },
+    ...(options.appKey ? [{ // the same with a certificate
+      client_id: 'app-certificate',
+      jwks: { keys: [options.appKey] },
+      redirect_uris: [],
+      response_types: [],
+      grant_types: ['client_credentials'],
+      token_endpoint_auth_method: 'private_key_jwt',
+      token_endpoint_auth_signing_alg: 'PS256',
+    }] : []),
     { // the mail servers, which only ask about tokens
       client_id: 'mailserver',
       client_secret: options.introspectionSecret,
@@ -49,7 +66,7 @@ const provider = new Provider(options.issuer, {
     claims: () => ({ sub: id, email: address(id), email_verified: true }),
   }),
   // What introspection tells the mail server about whose mailbox it is.
-  extraTokenClaims: (ctx, token) => (token.accountId ? { username: address(token.accountId) } : undefined),
+  extraTokenClaims: (ctx, token) => ({ username: token.accountId ? address(token.accountId) : 'app@example.com' }),
   rotateRefreshToken: true, // always; reuse of an old one ends the grant
   features: {
     devInteractions: { enabled: true },

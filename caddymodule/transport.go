@@ -1,0 +1,97 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// transportSettings are how a provider's endpoints are reached.
+type transportSettings struct {
+	// proxy is nil for what the environment says.
+	proxy *url.URL
+	// roots verify certificates; nil for the system's.
+	roots *x509.CertPool
+	// authorities is the hash of what roots are made of; zero for the system's.
+	authorities [sha256.Size]byte
+}
+
+// proxySchemes are the kinds of proxies.
+var proxySchemes = []string{"http", "https", "socks5", "socks5h"}
+
+// transport checks how a provider's endpoints are reached. An error shows
+// nothing of the proxy's URL, which may hold a password.
+func (b *builder) transport(at string, s providerSettings) (t transportSettings, ok bool) {
+	if s.Proxy != "" {
+		u, err := url.Parse(s.Proxy)
+		switch {
+		case err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+			b.errorf("%s, proxy: must be [<user>:<password>@]<host>:<port> after http://, https:// or socks5://; signs other than letters and digits in a password are percent-encoded", at)
+			return t, false
+		case !slices.Contains(proxySchemes, u.Scheme):
+			b.errorf("%s, proxy: must begin with http://, https:// or socks5://", at)
+			return t, false
+		}
+		t.proxy = u
+	}
+	if s.CAFile != "" {
+		t.roots, t.authorities = x509.NewCertPool(), sha256.Sum256(s.authorities)
+		if !t.roots.AppendCertsFromPEM(s.authorities) {
+			b.errorf("%s, ca_file: %s has no certificate in PEM form", at, s.CAFile)
+			return t, false
+		}
+	}
+	return t, true
+}
+
+// key identifies interchangeable transports.
+func (t transportSettings) key() transportKey {
+	proxy := ""
+	if t.proxy != nil {
+		proxy = t.proxy.String()
+	}
+	return digest("transport", proxy, t.authorities)
+}
+
+// warmTransport is connections to providers. It outlives a configuration, as
+// long as another one has the same.
+type warmTransport struct{ *http.Transport }
+
+// Destruct closes the idle connections. Those in use end some time after their
+// request, when they were idle too long.
+func (w warmTransport) Destruct() error {
+	w.CloseIdleConnections()
+	return nil
+}
+
+var _ caddy.Destructor = warmTransport{}
+
+// newTransport returns a transport for a provider's endpoints.
+func newTransport(t transportSettings) warmTransport {
+	proxy := http.ProxyFromEnvironment
+	if t.proxy != nil {
+		proxy = func(r *http.Request) (*url.URL, error) {
+			if isLoopback(r.URL.Hostname()) {
+				return nil, nil // another machine's loopback is not meant, and http would tell it the secrets
+			}
+			return t.proxy, nil
+		}
+	}
+	return warmTransport{&http.Transport{
+		Proxy:               proxy,
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.roots},
+		TLSHandshakeTimeout: 10 * time.Second,
+		ForceAttemptHTTP2:   true,
+		IdleConnTimeout:     90 * time.Second,
+		MaxIdleConnsPerHost: 8, // as many refreshes as run at a time, and sign-ins
+	}}
+}

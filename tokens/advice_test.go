@@ -1,0 +1,87 @@
+package tokens
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestAdvice(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		e       Error
+		who     Who
+		meaning string // part of it; empty for no advice
+	}{
+		"by number":               {Error{Code: "invalid_client", Numbers: []int{7000222}}, WhoOperator, "expired"},
+		"by the number known":     {Error{Code: "invalid_client", Numbers: []int{1, 7000215}}, WhoOperator, "wrong"},
+		"by number in the text":   {Error{Code: "access_denied", Description: "AADSTS65004: User declined to consent."}, WhoOwner, "did not consent"},
+		"number before text":      {Error{Code: "x", Numbers: []int{53003}, Description: "AADSTS65004: no"}, WhoAdministrator, "rule of the organization"},
+		"unknown number, by code": {Error{Code: "invalid_scope", Numbers: []int{1}}, WhoOperator, "scope"},
+		"passing":                 {Error{Code: "invalid_grant", Numbers: []int{90033}}, WhoNobody, "trouble"},
+		"by code":                 {Error{Code: "deleted_client"}, WhoOperator, "deleted"},
+		"by suberror":             {Error{Code: "invalid_grant", Suberror: "invalid_rapt", Kind: KindNeedsPerson}, WhoAdministrator, "session"},
+		"unknown suberror":        {Error{Code: "invalid_grant", Suberror: "x", Kind: KindNeedsPerson}, WhoOwner, "ended"},
+		"without a person":        {Error{Code: "invalid_grant", Kind: KindConfig}, WhoOperator, "assertion"},
+		"odd texts":               {Error{Code: "x", Description: "AADSTS"}, "", ""},
+		"odd texts, long":         {Error{Code: "x", Description: "AADSTS99999999999999999999"}, "", ""},
+		"odd texts, a word":       {Error{Code: "x", Description: "AADSTSx"}, "", ""},
+		"nothing":                 {Error{}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, ok := test.e.Advice()
+			if ok != (test.meaning != "") || a.Who != test.who || !strings.Contains(a.Meaning, test.meaning) {
+				t.Errorf("%+v, %v", a, ok)
+			}
+			// It survives being stored.
+			if b, ok2 := test.e.failure(certificateEnd).Advice(); b != a || ok2 != ok {
+				t.Errorf("of the failure: %+v", b)
+			}
+		})
+	}
+}
+
+// Every number that Microsoft's own list gives a cause for has an advice, one.
+func TestEntraRows(t *testing.T) {
+	t.Parallel()
+	seen := map[int]bool{}
+	for _, row := range entraRows {
+		checkAdvice(t, row.advice)
+		for _, n := range row.numbers {
+			if seen[n] {
+				t.Errorf("%d has two", n)
+			}
+			seen[n] = true
+		}
+	}
+	for _, n := range []int{
+		50011, 50020, 50034, 50053, 50055, 50057, 50058, 50132, 50133, 50140, 50072, 50074, 50076, 50078, 50079, 50085, 50089,
+		50097, 50105, 50126, 50131, 530032, 530035, 50134, 50173, 50194, 500011, 501481, 53000, 53001, 53002, 53003, 54005,
+		65001, 65004, 650052, 650056, 650057, 70000, 70001, 7000112, 70008, 700082, 700084, 70011, 70016, 70018, 70019, 70043,
+		700005, 700016, 700020, 700022, 700025, 700027, 700030, 7000215, 7000218, 7000222, 90002, 90038, 900144, 9001023,
+		901002, 9002313, 90094, 90095,
+		50000, 50033, 50087, 50088, 50196, 70012, 80002, 80005, 90006, 90012, 90024, 90033, 90055, 90090, 90091,
+	} {
+		if !seen[n] {
+			t.Errorf("%d has none", n)
+		}
+	}
+	for code, a := range codeAdvice {
+		checkAdvice(t, a)
+		if code != strings.ToLower(code) {
+			t.Errorf("code %q", code)
+		}
+	}
+}
+
+func checkAdvice(t *testing.T, a Advice) {
+	t.Helper()
+	if a.Meaning == "" || a.Do == "" || strings.HasSuffix(a.Meaning+a.Do, ".") || strings.ToLower(a.Meaning[:1]) != a.Meaning[:1] {
+		t.Errorf("%+v", a)
+	}
+	switch a.Who {
+	case WhoOperator, WhoAdministrator, WhoOwner, WhoNobody:
+	default:
+		t.Errorf("%+v", a)
+	}
+}
