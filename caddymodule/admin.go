@@ -142,7 +142,7 @@ func (a admin) tenants(ctx context.Context) []tenantView {
 		t := s.tenants[name]
 		v := tenantView{
 			Name: name, Origin: t.origin, Server: net.JoinHostPort(t.server.Host, strconv.Itoa(t.server.Port)), Security: t.server.Security.String(),
-			Auth: t.auth.Method, Provider: t.account.Provider, User: t.account.User,
+			Auth: t.auth.Method, Provider: t.account.Provider, User: strings.ToLower(t.user),
 			Senders: t.senderRules, Connections: t.connections, State: "ready",
 		}
 		if t.auth.Method == "password" {

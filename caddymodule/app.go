@@ -36,6 +36,12 @@ type App struct {
 	// in a file of its own beside the storage's folder, made at the first start.
 	EncryptionKeys []string `json:"encryption_keys,omitempty"`
 
+	// Which tokens are kept fresh while nobody sends: `always` all of them,
+	// `on_use` those used in the last 24 hours; others are renewed at their next
+	// use and once a week. Default: `auto`, which is `always` for up to 1,000
+	// accounts and else `on_use`.
+	Refresh string `json:"refresh,omitempty"`
+
 	// The authorization servers, by name.
 	Providers map[string]*Provider `json:"providers,omitempty"`
 
@@ -45,16 +51,18 @@ type App struct {
 	// The API keys of the send route, by name.
 	Keys map[string]*Key `json:"keys,omitempty"`
 
-	logger   *slog.Logger
-	storage  certmagic.Storage
-	store    *tokens.Store
-	keys     func() (*tokens.KeyRing, error)
-	flow     *tokens.Flow
-	registry registry
-	mailer   *mailer.Mailer
-	guard    *guard
-	memory   budget
-	holdings holdings
+	logger  *slog.Logger
+	storage certmagic.Storage
+	store   *tokens.Store
+	// sourceOptions are what all sources share.
+	sourceOptions *tokens.SourceOptions
+	keys          func() (*tokens.KeyRing, error)
+	flow          *tokens.Flow
+	registry      registry
+	mailer        *mailer.Mailer
+	guard         *guard
+	memory        budget
+	holdings      holdings
 	// condition is what is known of the storage.
 	condition condition
 	// pools are the connections that the app's tenants use.
@@ -113,6 +121,7 @@ func (a *App) Start() error {
 		Sources: a.registry.load().sources(),
 		Store:   a.store,
 		Logger:  a.logger,
+		Policy:  a.registry.load().refresh,
 	}
 	go a.guarded(func() { refresher.Run(ctx) })
 	go a.guarded(func() { a.sweepPools(ctx) })

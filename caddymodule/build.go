@@ -20,8 +20,10 @@ import (
 type snapshot struct {
 	// redirectBase is the URL under which providers' redirect URIs lie.
 	redirectBase *url.URL
-	providers    map[string]*provider
-	tenants      map[string]*tenant
+	// refresh says which tokens are kept fresh.
+	refresh   tokens.Policy
+	providers map[string]*provider
+	tenants   map[string]*tenant
 	// keys are the API keys by their SHA-256.
 	keys map[[sha256.Size]byte]*apiKey
 	// callbacks are the providers by the path of their redirect URI.
@@ -63,6 +65,10 @@ func build(s settings) (*snapshot, error) {
 		},
 	}
 	b.redirectBase(s.redirectBase)
+	if s.refresh != "" && !slices.Contains(refreshPolicies, s.refresh) {
+		b.errorf("refresh: %q must be one of %s", s.refresh, strings.Join(refreshPolicies, ", "))
+	}
+	b.snapshot.refresh = tokens.Policy(s.refresh)
 	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
 		b.provider(name, s.providers[name])
 	}
@@ -77,6 +83,9 @@ func build(s settings) (*snapshot, error) {
 	}
 	return b.snapshot, nil
 }
+
+// refreshPolicies are the words for which tokens are kept fresh.
+var refreshPolicies = []string{string(tokens.PolicyAuto), string(tokens.PolicyAlways), string(tokens.PolicyOnUse)}
 
 type builder struct {
 	snapshot *snapshot

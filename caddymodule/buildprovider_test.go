@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +40,8 @@ func mustBuild(t *testing.T, s settings) *snapshot {
 // one account for all mailboxes; each signs in as itself.
 func TestApplicationNeedsNoSignIn(t *testing.T) {
 	t.Parallel()
+	b := oauthTenant("app", "b@contoso.com")
+	b.Connections = 1 // another mailbox, another limit
 	s := mustBuild(t, settings{
 		providers: map[string]providerSettings{
 			"app": application("s"),
@@ -48,7 +51,7 @@ func TestApplicationNeedsNoSignIn(t *testing.T) {
 			},
 		},
 		tenants: map[string]tenantSettings{
-			"a": oauthTenant("app", "A@contoso.com"), "b": oauthTenant("app", "b@contoso.com"),
+			"a": oauthTenant("app", "A@contoso.com"), "b": b,
 			"c": oauthTenant("workspace", "C@shop.example"), "d": oauthTenant("workspace", "d@shop.example"),
 		},
 	})
@@ -145,5 +148,17 @@ func TestConnectionsAreOfOneMailbox(t *testing.T) {
 	}
 	if after.tenants["a"].mail.Pool != tenants["a"].mail.Pool || old.holdings.cells[0] != fresh.holdings.cells[0] {
 		t.Error("a new secret ended connections or tokens")
+	}
+}
+
+func TestRefreshPolicy(t *testing.T) {
+	t.Parallel()
+	for word, want := range map[string]tokens.Policy{"": "", "auto": tokens.PolicyAuto, "always": tokens.PolicyAlways, "on_use": tokens.PolicyOnUse} {
+		if got := mustBuild(t, settings{refresh: word}).refresh; got != want {
+			t.Errorf("%q: %q", word, got)
+		}
+	}
+	if _, err := build(settings{refresh: "never"}); err == nil || !strings.Contains(err.Error(), `refresh: "never" must be one of auto, always, on_use`) {
+		t.Errorf("got error %v", err)
 	}
 }

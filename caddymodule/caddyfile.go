@@ -38,6 +38,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	oauth_mail {
 //		redirect_base  <url>
 //		encryption_key <key> [<older key>...]
+//		refresh        auto|always|on_use
 //		provider <name> {
 //			display_name           <text>
 //			preset                 microsoft|microsoft-us-gov|microsoft-us-dod|microsoft-china|outlook|google|yahoo|aol|fastmail
@@ -89,6 +90,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return parseBlock(d, words{
 		"redirect_base":  single(unset(a.RedirectBase == "", text(&a.RedirectBase))),
 		"encryption_key": single(unset(len(a.EncryptionKeys) == 0, list(&a.EncryptionKeys))),
+		"refresh":        single(unset(a.Refresh == "", choice(&a.Refresh, refreshPolicies...))),
 		"provider":       many(named(&a.Providers, parseProvider)),
 		"tenant":         many(named(&a.Tenants, parseTenant)),
 		"key":            many(a.parseKey),

@@ -94,7 +94,7 @@ func TestGoldenFilesUseEveryWord(t *testing.T) {
 // grammarWords are the words of the grammar in the comments of
 // UnmarshalCaddyfile and parseDirective.
 var grammarWords = []string{
-	"redirect_base", "encryption_key", "provider", "tenant", "key",
+	"redirect_base", "encryption_key", "refresh", "on_use", "provider", "tenant", "key",
 	"display_name", "preset", "directory", "issuer", "authorization_endpoint", "token_endpoint", "revocation_endpoint",
 	"device_authorization_endpoint", "admin_consent_endpoint", "device_code", "grant", "authorization_code", "client_credentials",
 	"client_id", "client_secret", "client_secret_expires", "client_certificate", "federated_token", "service_account",
@@ -108,7 +108,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	t.Parallel()
 	app := func(lines string) string { return "{\n\toauth_mail {\n" + lines + "\n\t}\n}\n" }
 	tests := []struct{ name, config, want string }{
-		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, key, provider, redirect_base, tenant, at Caddyfile:3"},
+		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, key, provider, redirect_base, refresh, tenant, at Caddyfile:3"},
 		{"unknown word in a provider", app("provider a {\nclient a\n}"), "unrecognized subdirective client"},
 		{"unknown word in a tenant", app("tenant a {\nsmtp a\n}"), "at Caddyfile:4"},
 		{"argument missing", app("redirect_base"), "wrong argument count or unexpected line ending after 'redirect_base', at Caddyfile:3"},
@@ -133,6 +133,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"auth none with argument", app("tenant a {\nauth none u\n}"), "at Caddyfile:4"},
 		{"from with three arguments", app("tenant a {\nfrom a b c\n}"), "at Caddyfile:4"},
 		{"client_auth unknown", app("provider a {\nclient_auth digest\n}"), "unrecognized client_auth digest: must be one of basic, post, at Caddyfile:4"},
+		{"refresh unknown", app("refresh never"), "unrecognized refresh never: must be one of auto, always, on_use, at Caddyfile:3"},
 		{"grant unknown", app("provider a {\ngrant password\n}"), "unrecognized grant password: must be one of authorization_code, client_credentials, service_account, at Caddyfile:4"},
 		{"expiry of no secret", app("provider a {\nclient_secret_expires 2027-06-30\n}"), "client_secret_expires must follow the client_secret that it is about, at Caddyfile:4"},
 		{"expiry of a certificate", app("provider a {\nclient_certificate a.pem\nclient_secret_expires 2027-06-30\n}"), "client_secret_expires must follow the client_secret that it is about, at Caddyfile:5"},

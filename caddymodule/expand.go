@@ -86,11 +86,13 @@ func (a *App) expand() (settings, error) {
 	e := &expander{replacer: caddy.NewReplacer().WithoutFile(), logger: a.logger}
 	s := settings{
 		redirectBase: a.RedirectBase,
+		refresh:      a.Refresh,
 		providers:    make(map[string]providerSettings, len(a.Providers)),
 		tenants:      make(map[string]tenantSettings, len(a.Tenants)),
 		keys:         make(map[string]keySettings, len(a.Keys)),
 	}
 	e.text("redirect_base", &s.redirectBase)
+	e.text("refresh", &s.refresh)
 	for _, name := range slices.Sorted(maps.Keys(a.Providers)) {
 		if p := a.Providers[name]; e.present("provider "+name, p != nil) {
 			s.providers[name] = e.provider(*p)

@@ -476,7 +476,7 @@ func TestDiskTrouble(t *testing.T) {
 			// done without. The clock goes faster than the world.
 			var ahead atomic.Int64
 			clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-			source := tokens.NewSource(account, client, app.store, &tokens.Cell{}, tokens.SourceOptions{Now: clock})
+			source := tokens.NewSource(account, client, app.store, &tokens.Cell{}, &tokens.SourceOptions{Now: clock})
 			ctx, stop := context.WithCancel(t.Context())
 			ended := make(chan struct{})
 			go func() {

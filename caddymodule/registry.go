@@ -31,6 +31,7 @@ func (a *App) attach(s *snapshot) error {
 		p.client = tokens.NewClient(p.settings, transport)
 	}
 	sources := make(map[tokens.Account]*tokens.Source)
+	a.sourceOptions = &tokens.SourceOptions{Logger: a.logger}
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		t := s.tenants[name]
 		if err := a.attachTenant(s, t, sources); err != nil {
@@ -50,7 +51,7 @@ func (a *App) attachTenant(s *snapshot, t *tenant, sources map[tokens.Account]*t
 			if err != nil {
 				return err
 			}
-			source = tokens.NewSource(t.account, p.client, a.store, cell, tokens.SourceOptions{Logger: a.logger})
+			source = tokens.NewSource(t.account, p.client, a.store, cell, a.sourceOptions)
 			sources[t.account] = source
 		}
 		t.source, registration = source, p.settings.Registration()

@@ -194,6 +194,7 @@ type Key struct {
 // placeholders.
 type settings struct {
 	redirectBase string
+	refresh      string
 	providers    map[string]providerSettings
 	tenants      map[string]tenantSettings
 	keys         map[string]keySettings

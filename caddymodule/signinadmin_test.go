@@ -182,15 +182,19 @@ func TestDeviceSignIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(20 * time.Second)
-		ask(v.Session, 200)
-		if v.Status != "completed" || v.Account == nil || v.Account.State != "authorized" || v.Account.AuthorizedBy != "ops" || v.Session != "" {
-			t.Errorf("completed: %+v", v)
-		}
-		// The running source has it: nothing is fetched.
 		_, source, err := admin{b.app}.find("idp", mailbox)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, err := source.AccessToken(t.Context()); err == nil {
+			t.Error("there is a token before the sign-in")
+		}
+		ask(v.Session, 200)
+		if v.Status != "completed" || v.Account == nil || v.Account.State != "authorized" || v.Account.AuthorizedBy != "ops" || v.Session != "" {
+			t.Errorf("completed: %+v", v)
+		}
+		// The running source has it at once: nothing is fetched, and the failure
+		// just now does not answer.
 		b.posts()
 		if token, err := source.AccessToken(t.Context()); err != nil || !b.idp.Valid(token) || b.posts() != 0 {
 			t.Errorf("AccessToken: %v", err)

@@ -24,15 +24,32 @@ type Cell struct {
 	// newest is the newest token known, refused or not: the one whose refresh
 	// token counts.
 	newest *Token
-	// unsaved is set while newest is not stored.
-	unsaved bool
-	// issued counts the tokens that the provider has issued through this cell.
-	issued int
-	// epoch counts sign-ins: how a renewal went that began before one says
-	// nothing of what came after.
-	epoch int
 	// flight is the work under way; nil for none.
 	flight *flight
+	// trouble is what does not go well; nil for nothing.
+	trouble *trouble
+	// views are the sources that refreshers look after, linked by
+	// [Source.nextView].
+	views *Source
+	// lookedAt is when the storage was last looked at, in Unix nanoseconds; zero
+	// for never.
+	lookedAt int64
+	// rest is when a token is due that was dropped from memory, in Unix
+	// nanoseconds; zero where none was.
+	rest int64
+	// issued counts the tokens that the provider has issued through this cell.
+	issued uint32
+	// epoch counts sign-ins: how a renewal went that began before one says
+	// nothing of what came after.
+	epoch uint32
+	// wanted counts those who wait for a token. It is not dropped before them.
+	wanted int32
+	// unsaved is set while newest is not stored.
+	unsaved bool
+}
+
+// trouble is what few accounts have.
+type trouble struct {
 	// failure is the last renewal's error, failedAt its time, and failedBy the
 	// client that was used. Until notBefore it answers for further ones.
 	failure   *Error
@@ -41,8 +58,11 @@ type Cell struct {
 	notBefore time.Time
 	// failures counts renewals in a row that failed for a passing reason.
 	failures int
-	// lookedAt is when the storage was last looked at.
-	lookedAt time.Time
+	// toldAt is when somebody was last told, or would have been, that a grant has
+	// ended.
+	toldAt time.Time
+	// deadStored is set where the storage, too, knows that the grant has ended.
+	deadStored bool
 	// refused is the fingerprint of an access token that a mail server refused,
 	// and refusedAt when one was last acted upon.
 	refused   [sha256.Size]byte
@@ -57,7 +77,22 @@ type flight struct {
 	done   chan struct{} // closed when err is set
 	err    error
 	forced bool
-	epoch  int
+	epoch  uint32
+}
+
+// pokeLocked has every refresher look at the account anew.
+func (c *Cell) pokeLocked() {
+	for v := c.views; v != nil; v = v.nextView {
+		v.plan.poke(v)
+	}
+}
+
+// troubleLocked returns the trouble to write to.
+func (c *Cell) troubleLocked() *trouble {
+	if c.trouble == nil {
+		c.trouble = &trouble{}
+	}
+	return c.trouble
 }
 
 // publish makes a token the one to hand out, unless a newer one is known. Saved
@@ -79,7 +114,7 @@ func (c *Cell) issue(t *Token, saved bool) {
 	c.mu.Lock()
 	c.issued++
 	if c.refusedLocked(t) {
-		c.refused = [sha256.Size]byte{}
+		c.trouble.refused = [sha256.Size]byte{}
 	}
 	c.mu.Unlock()
 	c.publish(t, saved)
@@ -87,7 +122,7 @@ func (c *Cell) issue(t *Token, saved bool) {
 
 // setLocked makes a token the newest, whatever is known.
 func (c *Cell) setLocked(t *Token) {
-	c.newest = t
+	c.newest, c.rest = t, 0
 	if t != nil && c.refusedLocked(t) {
 		t = nil
 	}
@@ -98,15 +133,38 @@ func (c *Cell) setLocked(t *Token) {
 func (c *Cell) resetLocked(t *Token) {
 	c.epoch++
 	c.unsaved = false
-	c.settledLocked()
-	c.refused, c.refusedAt = [sha256.Size]byte{}, time.Time{}
+	if b := c.trouble; b != nil {
+		c.trouble = nil
+		if !b.unlockable.IsZero() { // that is the storage's
+			c.trouble = &trouble{unlockable: b.unlockable}
+		}
+	}
 	c.setLocked(t)
 }
 
 // settledLocked forgets failures.
 func (c *Cell) settledLocked() {
-	c.failure, c.failedBy, c.failures = nil, nil, 0
-	c.failedAt, c.notBefore = time.Time{}, time.Time{}
+	b := c.trouble
+	switch {
+	case b == nil:
+	case b.refusedAt.IsZero() && b.unlockable.IsZero():
+		c.trouble = nil
+	default:
+		c.trouble = &trouble{refused: b.refused, refusedAt: b.refusedAt, unlockable: b.unlockable}
+	}
+}
+
+// want notes that somebody waits for a token, or, with -1, that he no longer does.
+func (c *Cell) want(n int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted += n
+}
+
+// dropLocked keeps of a token that is stored only when it is due.
+func (c *Cell) dropLocked(due int64) {
+	c.newest, c.rest = nil, due
+	c.token.Store(nil)
 }
 
 // latest returns the newer one of a stored token and the one in memory: that
@@ -127,7 +185,22 @@ func (c *Cell) latest(stored *Token) (t *Token, saved bool) {
 func (c *Cell) looked(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lookedAt = now
+	c.lookedAt = now.UnixNano()
+}
+
+// failing reports whether the last renewal failed for a reason that is no
+// person's.
+func (c *Cell) failing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trouble != nil && c.trouble.failure != nil && c.trouble.failure.Kind != KindNeedsPerson
+}
+
+// deadStored notes that the storage, too, knows that the grant has ended.
+func (c *Cell) deadStored() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.troubleLocked().deadStored = true
 }
 
 // refusedToken reports whether a mail server refused the token's access token.
@@ -138,5 +211,6 @@ func (c *Cell) refusedToken(t *Token) bool {
 }
 
 func (c *Cell) refusedLocked(t *Token) bool {
-	return c.refused == fingerprint(t.AccessToken.Reveal())
+	b := c.trouble
+	return b != nil && !b.refusedAt.IsZero() && b.refused == fingerprint(t.AccessToken.Reveal())
 }

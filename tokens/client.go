@@ -25,6 +25,8 @@ type Client struct {
 	now func() time.Time
 	// worked is the index of the credential that was last accepted.
 	worked atomic.Int64
+	// circuit keeps accounts from asking in vain.
+	circuit circuit
 
 	mu sync.Mutex
 	// metadata is the discovered metadata; nil until it is needed.

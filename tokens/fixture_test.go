@@ -3,9 +3,11 @@ package tokens
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +27,7 @@ type fixture struct {
 	account Account
 	log     bytes.Buffer // guarded by the logger; read it when all is quiet
 	logger  *slog.Logger
+	pacers  pacers
 
 	mu     sync.Mutex
 	events []string
@@ -134,12 +137,39 @@ func (f *fixture) stored() *Token {
 func (f *fixture) source() *Source { return f.sourceOf(&Cell{}, f.client) }
 
 func (f *fixture) sourceOf(cell *Cell, c *Client) *Source {
-	return NewSource(f.account, c, f.store, cell, SourceOptions{Logger: f.logger, Observer: f.observer()})
+	return NewSource(f.account, c, f.store, cell, &SourceOptions{Logger: f.logger, Observer: f.observer(), pacers: &f.pacers})
+}
+
+// countWrites counts from now on how often the account's record is written.
+func (f *fixture) countWrites() *atomic.Int32 {
+	var n atomic.Int32
+	f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
+		if op == tokenstest.OpStore && key == f.account.storageKey() {
+			n.Add(1)
+		}
+		return nil
+	})
+	return &n
+}
+
+// nobodies returns sources of accounts that nobody uses, and nothing is known
+// of.
+func (f *fixture) nobodies(n int) []*Source {
+	p := f.provider()
+	p.Grant = GrantClientCredentials
+	c := NewClient(p, f.server)
+	var list []*Source
+	for i := range n {
+		a := Account{Provider: f.account.Provider, User: fmt.Sprintf("nobody-%d@example.com", i)}
+		list = append(list, NewSource(a, c, f.store, &Cell{}, &SourceOptions{pacers: &f.pacers}))
+	}
+	return list
 }
 
 func (f *fixture) observer() Observer {
 	return Observer{
 		Refreshed:          func(Account, time.Duration) { f.note("refreshed") },
+		Recovered:          func(Account) { f.note("recovered") },
 		RefreshFailed:      func(_ Account, err *Error, _ time.Duration) { f.note("failed " + err.Kind.String()) },
 		NeedsAuthorization: func(Account, *Error) { f.note("needs authorization") },
 		Authorized:         func(Account) { f.note("authorized") },
@@ -179,18 +209,24 @@ func (f *fixture) posts() int {
 
 // run runs a refresher for the sources until the returned func is called.
 func (f *fixture) run(sources ...*Source) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		(&Refresher{Sources: sources, Store: f.store}).Run(ctx)
-	}()
+	cancel, done := f.refresher(&Refresher{Sources: sources, Store: f.store})
 	stop = func() {
 		cancel()
 		<-done
 	}
 	f.t.Cleanup(stop) // else a test that fails early leaves it running
 	return stop
+}
+
+// refresher runs a refresher.
+func (f *fixture) refresher(r *Refresher) (cancel context.CancelFunc, done <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.Run(ctx)
+	}()
+	return cancel, ended
 }
 
 // mustToken asks for an access token, which must be valid at the server.

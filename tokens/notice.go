@@ -16,14 +16,17 @@ const (
 	noticeJitter = 20 * time.Second
 )
 
-// unwatched reports whether a look at the storage is due.
-func (s *Source) unwatched(now time.Time) bool {
+// watchedLocked returns when a look at the storage is due, in Unix nanoseconds;
+// never for an account that need not be looked at.
+func (s *Source) watchedLocked(now time.Time) int64 {
 	c := s.cell
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	after := noticeEvery + time.Duration(s.early*float64(noticeJitter))
-	// A clock that was set back must not keep it from looking.
-	return c.noticeableLocked() && now.Sub(c.lookedAt).Abs() >= after
+	if !c.noticeableLocked() {
+		return never
+	}
+	if c.lookedAt > now.UnixNano() {
+		return 0 // a clock that was set back must not keep it from looking
+	}
+	return c.lookedAt + int64(noticeEvery) + int64(s.early*float32(noticeJitter))
 }
 
 // noticeableLocked reports whether the storage's word on the account may be
@@ -41,7 +44,7 @@ func (s *Source) notice(ctx context.Context) error {
 	c := s.cell
 	c.mu.Lock()
 	known, epoch := c.newest, c.epoch
-	c.lookedAt = s.opts.Now()
+	c.lookedAt = s.now().UnixNano()
 	c.mu.Unlock()
 	stored, err := s.store.Load(ctx, s.account)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -52,14 +55,14 @@ func (s *Source) notice(ctx context.Context) error {
 	switch {
 	case !c.noticeableLocked() || c.newest != known || c.epoch != epoch:
 	case err != nil:
-		s.opts.Logger.Info("the account was disconnected at another instance")
+		s.log().Info("the account was disconnected at another instance")
 		c.resetLocked(nil)
 	case !stored.supersedes(known): // an old one, from a storage that lags behind
 	case !stored.belongsTo(s.client.registration):
-		s.opts.Logger.Warn("the account was authorized anew at another provider or client; is an instance's configuration old?")
+		s.log().Warn("the account was authorized anew at another provider or client; is an instance's configuration old?")
 		c.resetLocked(nil)
 	case stored.AuthorizedAt.After(known.AuthorizedAt):
-		s.opts.Logger.Info("the account was authorized at another instance")
+		s.log().Info("the account was authorized at another instance")
 		c.resetLocked(stored)
 	default:
 		c.setLocked(stored)

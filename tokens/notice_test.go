@@ -113,18 +113,24 @@ func TestNoticeOfMany(t *testing.T) {
 		f.authorized()
 		s := f.source()
 		f.mustToken(s)
-		l := &lane{sources: []*Source{s}, logger: f.logger}
-		loads := f.storage.Count(tokenstest.OpLoad)
-		for range 120 {
-			time.Sleep(aboutAMinute)
-			l.watch(t.Context(), time.Now())
+		looks := 0
+		f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
+			if op == tokenstest.OpLoad && key == f.account.storageKey() {
+				looks++
+			}
+			return nil
+		})
+		stop := f.run(append(f.nobodies(manyAccounts), s)...)
+		time.Sleep(3 * time.Hour)
+		stop()
+		if looks < 40 || looks > 75 {
+			t.Errorf("%d loads, want one a look in the first hour", looks)
 		}
-		if n := f.storage.Count(tokenstest.OpLoad) - loads; n < 40 || n > 60 {
-			t.Errorf("%d loads, want one a look in the first hour", n)
-		}
-		l.all = true
-		l.watch(t.Context(), time.Now())
-		if n := f.storage.Count(tokenstest.OpLoad) - loads; n < 41 {
+		before := looks
+		stop = f.run(s)
+		time.Sleep(aboutAMinute)
+		stop()
+		if looks <= before {
 			t.Error("not watched among few")
 		}
 	})
@@ -198,7 +204,9 @@ func TestNoticeLeavesTheUnsaved(t *testing.T) {
 		token := f.mustToken(s)
 		f.storage.Fail(tokenstest.OpStore, 0, nil)
 		time.Sleep(10 * time.Minute)
-		if s.unwatched(time.Now()) {
+		s.cell.mu.Lock()
+		defer s.cell.mu.Unlock()
+		if s.watchedLocked(time.Now()) != never {
 			t.Error("an unsaved token is watched")
 		}
 		if f.mustToken(s) != token {

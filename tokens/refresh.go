@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/http"
 	"time"
 )
 
@@ -26,15 +27,11 @@ const (
 // obtain makes the cell hold a token as wanted: one that is stored already, or
 // a new one.
 //
-//	look at the storage → lock → look again → ask the provider → store → hand out
+//	look at the storage → take one's turn → lock → look again → ask the provider → store → hand out
 func (s *Source) obtain(ctx context.Context, want renewal) *Error {
-	t, saved, err := s.look(ctx)
-	if err != nil {
-		return err
-	}
-	first := t
+	var first *Token
 	enough := func(t *Token) bool {
-		now := s.opts.Now()
+		now := s.now()
 		switch {
 		case s.cell.refusedToken(t):
 			return false
@@ -43,18 +40,32 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 		case want.onDemand:
 			return t.usable(now)
 		}
-		return t.fresh(now.Add(want.ahead))
+		return t.fresh(now.Add(want.ahead), s.client.provider.Margin)
 	}
-	s.cell.publish(t, saved) // to be used while it lasts, whatever comes
-	if saved && enough(t) {
-		return nil
+	if want.permit == nil { // else there was a look a moment ago
+		t, saved, err := s.look(ctx)
+		if err != nil {
+			return err
+		}
+		if want.cut != nil && t.Generation != want.cut.Generation {
+			return nil
+		}
+		first = t
+		s.cell.publish(t, saved) // to be used while it lasts, whatever comes
+		if saved && enough(t) {
+			return nil
+		}
+		if err := s.takeTurn(want, saved); err != nil {
+			return err
+		}
 	}
 	unlock, lockErr := s.lock(ctx)
 	if unlock != nil {
 		defer unlock()
 	}
 	// Getting the lock, or not, took a while: another instance may be done.
-	if t, saved, err = s.look(ctx); err != nil {
+	t, saved, err := s.look(ctx)
+	if err != nil {
 		return err
 	}
 	s.cell.publish(t, saved)
@@ -68,7 +79,7 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 		if err := s.store.Save(ctx, t); err == nil {
 			saved = true
 			s.cell.publish(t, true)
-		} else if t.usable(s.opts.Now()) && !want.force && !s.cell.refusedToken(t) {
+		} else if t.usable(s.now()) && !want.force && !s.cell.refusedToken(t) {
 			return s.fail("storing token", KindTransient, err)
 		}
 		// Else the storage's trouble outlasted the token. Another unsaved one
@@ -77,7 +88,36 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 			return nil
 		}
 	}
-	return s.refresh(ctx, t, saved)
+	return s.refresh(ctx, t, saved, want)
+}
+
+// takeTurn waits until the provider may be asked, or returns why it is not.
+// Saved says whether the token is stored; if not, that is to be done in any
+// case.
+func (s *Source) takeTurn(want renewal, saved bool) *Error {
+	if e := s.client.circuit.refusal(s.now()); e != nil && saved && !want.force {
+		return s.refused(e)
+	}
+	switch {
+	case want.look:
+		return errAsk
+	case want.cut != nil:
+		s.pacer().atOnce()
+	default:
+		wait, err := s.pacer().onDemand()
+		if err != nil {
+			return s.fail("refresh", KindTransient, err)
+		}
+		time.Sleep(wait)
+	}
+	return nil
+}
+
+// refused is an account's share in a refusal of the client.
+func (s *Source) refused(e *Error) *Error {
+	copied := *e
+	copied.Account, copied.Err = s.account, errOpen
+	return &copied
 }
 
 // lock takes the account's lock in the storage. Without one and without an
@@ -86,28 +126,31 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 func (s *Source) lock(ctx context.Context) (unlock func(), err *Error) {
 	unlock, lockErr := s.store.lock(ctx, s.account)
 	c := s.cell
-	now := s.opts.Now()
+	now := s.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if lockErr == nil {
-		c.unlockable = time.Time{}
+		if c.trouble != nil {
+			c.trouble.unlockable = time.Time{}
+		}
 		return unlock, nil
 	}
-	if c.unlockable.IsZero() {
-		c.unlockable = now
+	b := c.troubleLocked()
+	if b.unlockable.IsZero() {
+		b.unlockable = now
 	}
-	if now.Sub(c.unlockable) < lockPatience {
+	if now.Sub(b.unlockable) < lockPatience {
 		return nil, s.fail("refresh", KindTransient, lockErr)
 	}
-	s.opts.Logger.Error("the storage's lock is out of reach; going on without it, check the storage",
-		"since", c.unlockable, "error", lockErr)
+	s.log().Error("the storage's lock is out of reach; going on without it, check the storage",
+		"since", b.unlockable, "error", lockErr)
 	return nil, nil
 }
 
 // look returns the newest token known and whether it is stored, or an error
 // where no refresh can be tried with it.
 func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error) {
-	s.cell.looked(s.opts.Now())
+	s.cell.looked(s.now())
 	stored, err := s.store.Load(ctx, s.account)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && s.unattended():
@@ -133,6 +176,9 @@ func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error
 			e.Code, e.Description = t.Failure.Code, t.Failure.Description
 		}
 		s.cell.publish(t, saved)
+		if stored.Revoked && saved {
+			s.cell.deadStored()
+		}
 		return nil, false, e
 	}
 	return t, saved, nil
@@ -161,15 +207,25 @@ func unreadable(err error) bool {
 // refresh asks the provider for a new token and stores it. The caller holds the
 // account's lock, as far as the storage's locks hold. Saved says whether t is
 // stored.
-func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
-	began := s.opts.Now()
+func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal) *Error {
+	began := s.now()
+	if e := s.client.circuit.enter(began, want.force); e != nil {
+		return s.refused(e)
+	}
+	if s.cuttable() {
+		s.announce(t)
+		defer s.store.intents.done(s.account)
+	}
+	if want.permit != nil {
+		want.permit.spent = true
+	}
 	g, used, err := s.redeem(ctx, t)
-	took := s.opts.Now().Sub(began)
+	took := s.now().Sub(began)
 	if err != nil {
 		return s.refreshFailed(ctx, t, saved, err, took)
 	}
 	// UTC drops the monotonic part: the provider's clock goes on over a suspend.
-	now := s.opts.Now().UTC()
+	now := s.now().UTC()
 	next := *t
 	next.Generation++
 	next.Registration = s.client.registration // old records have none; the provider took its token
@@ -191,28 +247,58 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool) *Error {
 	stored, loadErr := s.store.Load(ctx, s.account)
 	switch {
 	case errors.Is(loadErr, fs.ErrNotExist) && !s.unattended():
-		s.opts.Logger.Warn("the account was disconnected during a refresh")
+		s.log().Warn("the account was disconnected during a refresh")
 		_, _ = s.client.revoke(ctx, next.RefreshToken.Reveal())
 		return s.lose(ErrNotAuthorized)
 	case loadErr == nil && stored.supersedes(t):
-		s.opts.Logger.Warn("another instance has stored a token during a refresh; the storage's lock does not hold")
+		s.log().Warn("another instance has stored a token during a refresh; the storage's lock does not hold")
 		return s.yield(stored)
 	}
+	recovered := t.Failure != nil || s.cell.failing()
 	if err := s.save(ctx, &next); err != nil {
 		// The provider may have ended the old refresh token already: what came
 		// must not be lost with the storage. It serves from memory meanwhile.
-		s.opts.Logger.Error("a new token could not be stored and is kept in memory only; check the storage", "error", err)
+		s.log().Error("a new token could not be stored and is kept in memory only; check the storage", "error", err)
 		s.cell.issue(&next, false)
 	} else {
 		s.cell.issue(&next, true)
 	}
-	if t.Failure != nil {
-		s.opts.Logger.Info("token refreshed again after failures", "expiry", next.Expiry)
-	}
 	if f := s.opts.Observer.Refreshed; f != nil {
 		f(s.account, took)
 	}
+	if recovered {
+		s.log().Info("token refreshed again after failures", "expiry", next.Expiry)
+		if f := s.opts.Observer.Recovered; f != nil {
+			f(s.account)
+		}
+	}
 	return nil
+}
+
+// cuttable reports whether a refresh that is cut short may cost the grant.
+func (s *Source) cuttable() bool {
+	return s.client.provider.Rotation != RotationNone && !s.unattended()
+}
+
+// announceTries are the waits between tries to note a refresh. After them it is
+// made without: a token that ends is worse.
+var announceTries = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond}
+
+// announce notes durably that a refresh token is about to be presented.
+func (s *Source) announce(t *Token) {
+	var err error
+	for _, wait := range announceTries {
+		time.Sleep(wait)
+		if err = s.store.intents.note(s.intent(t)); err == nil {
+			return
+		}
+	}
+	s.log().Warn("a refresh could not be noted beforehand; if the process ends in it, a person may have to sign in again; check the storage",
+		"error", err)
+}
+
+func (s *Source) intent(t *Token) intent {
+	return intent{Account: s.account, Generation: t.Generation, At: s.now().UTC()}
 }
 
 // yield takes another instance's token.
@@ -221,7 +307,7 @@ func (s *Source) yield(stored *Token) *Error {
 		return s.lose(ErrOtherRegistration)
 	}
 	s.cell.publish(stored, true)
-	if stored.usable(s.opts.Now()) && !s.cell.refusedToken(stored) {
+	if stored.usable(s.now()) && !s.cell.refusedToken(stored) {
 		return nil
 	}
 	return s.fail("refresh", KindTransient, errors.New("another instance has refreshed meanwhile"))
@@ -232,20 +318,16 @@ func (s *Source) yield(stored *Token) *Error {
 // one that was redeemed.
 func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e *Error) {
 	if s.unattended() {
-		if g, err := s.client.mint(ctx, s.account.User); err != nil {
-			return nil, Secret{}, s.own(err)
-		} else {
-			return g, Secret{}, nil
-		}
+		g, e := s.ask(func() (*grant, error) { return s.client.mint(ctx, s.account.User) })
+		return g, Secret{}, e
 	}
 	if t.RefreshToken.IsZero() {
 		return nil, Secret{}, s.fail("refresh", KindNeedsPerson, errors.New("there is no refresh token"))
 	}
-	g, err := s.client.refresh(ctx, t.RefreshToken.Reveal())
-	if err == nil {
+	g, e = s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.RefreshToken.Reveal()) })
+	if e == nil {
 		return g, t.RefreshToken, nil
 	}
-	e = s.own(err)
 	if e.Code != "invalid_grant" || e.Kind != KindNeedsPerson {
 		return nil, Secret{}, e
 	}
@@ -258,14 +340,33 @@ func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e
 	if t.PreviousRefreshToken.IsZero() {
 		return nil, Secret{}, e
 	}
-	g, err = s.client.refresh(ctx, t.PreviousRefreshToken.Reveal())
-	if err == nil {
+	s.pacer().atOnce()
+	g, last := s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.PreviousRefreshToken.Reveal()) })
+	if last == nil {
 		return g, t.PreviousRefreshToken, nil
 	}
-	if last := s.own(err); last.Temporary() {
+	if last.Temporary() {
 		return nil, Secret{}, last // it isn't known yet whether it is void, too
 	}
 	return nil, Secret{}, e
+}
+
+// ask makes a request to the token endpoint. What it shows of the client and of
+// the host counts for all their accounts.
+func (s *Source) ask(request func() (*grant, error)) (*grant, *Error) {
+	g, err := request()
+	p := &s.client.provider
+	if err == nil {
+		s.client.circuit.learn(s.account, nil, p.Grant, s.now())
+		return g, nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		s.client.circuit.learn(s.account, e, p.Grant, s.now())
+		if e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable {
+			s.pacer().complain(e.RetryAfter)
+		}
+	}
+	return nil, s.own(err)
 }
 
 // own makes an error of the client one of this account.
@@ -299,26 +400,26 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Err
 		f(s.account, e, took)
 	}
 	next := *t
-	next.Failure = e.failure(s.opts.Now())
+	next.Failure = e.failure(s.now())
 	next.Revoked = e.Kind == KindNeedsPerson
 	// Only what asks for a person is written: passing failures would wear the
 	// storage, and each write may undo one that a failing lock let slip.
 	if !e.Temporary() && (next.Revoked || t.Failure == nil || t.Failure.Code != e.Code) {
 		if err := s.store.Save(ctx, &next); err != nil {
-			s.opts.Logger.Error("the state of a token could not be stored", "error", err)
+			s.log().Error("the state of a token could not be stored", "error", err)
 		} else {
 			saved = true
 		}
 	}
 	s.cell.publish(&next, saved)
 	if next.Revoked {
-		s.opts.Logger.Error("the account needs authorization: a person must sign in again", "code", e.Code, "description", e.Description)
+		s.log().Error("the account needs authorization: a person must sign in again", "code", e.Code, "description", e.Description)
 		if f := s.opts.Observer.NeedsAuthorization; f != nil {
 			f(s.account, e)
 		}
 		return e
 	}
-	s.opts.Logger.Warn("refreshing a token failed", "error", e, "kind", e.Kind.String())
+	s.log().Warn("refreshing a token failed", "error", e, "kind", e.Kind.String())
 	return e
 }
 

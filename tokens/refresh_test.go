@@ -306,6 +306,7 @@ func TestTransientFailure(t *testing.T) {
 				for range 100 {
 					f.server.Next(reply)
 				}
+				writes := f.countWrites()
 				s := f.source()
 				token := f.mustToken(s)
 				stop := f.run(s)
@@ -328,7 +329,7 @@ func TestTransientFailure(t *testing.T) {
 				if f.count("needs authorization") != 0 || f.stored().Revoked {
 					t.Error("a passing failure has ended the grant")
 				}
-				if n := f.storage.Count(tokenstest.OpStore); n > 1 { // the fixture's
+				if n := writes.Load(); n > 0 {
 					t.Errorf("%d writes because of passing failures", n)
 				}
 				stop()

@@ -2,35 +2,53 @@ package tokens
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	// refreshTick is how often the refresher looks for tokens that are due. It
-	// is also how soon a sign-in at another instance is noticed where one is
-	// waited for.
+	// refreshTick is how often the refresher looks around at least. It is also
+	// how soon a sign-in at another instance is noticed where one is waited for.
 	refreshTick = 5 * time.Second
-	// refreshParallel bounds refreshes under way at one provider: all of them
-	// are between the provider's answer and the storage at some moment.
-	refreshParallel = 4
-	// watchAll is up to how many accounts all are watched for what other
-	// instances do. Of more, only those that are in use.
-	watchAll = 1000
-	// inUse is how long after its last use an account counts as being in use.
-	inUse = time.Hour
+	// manyAccounts is up to how many accounts all are kept in memory, kept fresh
+	// and watched for what other instances do. Of more, only those that are in
+	// use.
+	manyAccounts = 1000
 	// sweepEvery is how often marks of used states are swept.
 	sweepEvery = time.Hour
+	// clockJump is by how much the wall clock and the monotonic one may part
+	// between two turns. Beyond that all turns are planned anew, a replanStep
+	// apart.
+	clockJump  = time.Minute
+	replanStep = 100 * time.Microsecond
+	// stepMost bounds the turns that are taken without looking up.
+	stepMost = 1000
 )
 
-// Refresher renews tokens before they end, without traffic.
+// How far apart looks at the storage are, for each errand of which there may be
+// very many at a time.
+const (
+	learnStep = 500 * time.Microsecond
+	waitStep  = 10 * time.Millisecond
+	retryStep = 10 * time.Millisecond
+	watchStep = 5 * time.Millisecond
+)
+
+// Refresher renews tokens before they end, without traffic. It has no goroutine
+// and no timer for an account: a plan says whose turn is next.
 type Refresher struct {
-	// Sources are the accounts to look after.
+	// Sources are the accounts to look after. A Source is looked after by one
+	// running Refresher at a time.
 	Sources []*Source
-	// Store is swept of what ended sign-ins leave. Optional.
+	// Store is swept of what ended sign-ins leave, and searched for refreshes that
+	// were cut short. nil is the first source's, which is not swept.
 	Store *Store
+	// Policy says which tokens are kept fresh.
+	Policy Policy
 	// Logger gets what went wrong. nil discards it.
 	Logger *slog.Logger
 	// Now is the clock; nil is time.Now.
@@ -40,104 +58,23 @@ type Refresher struct {
 // Run works until the context ends, and returns when no refresh is under way:
 // a refresh that was sent is never cut short.
 func (r *Refresher) Run(ctx context.Context) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	// A provider or storage that hangs must not keep the others' accounts
-	// waiting: each provider has a lane of its own.
-	lanes := map[string]*lane{}
-	for _, s := range r.Sources {
-		l := lanes[s.account.Provider]
-		if l == nil {
-			l = &lane{logger: r.logger(), all: len(r.Sources) <= watchAll}
-			lanes[s.account.Provider] = l
-		}
-		l.sources = append(l.sources, s)
-	}
-	tick := time.NewTicker(refreshTick)
+	d := r.duty(ctx)
+	defer d.end()
+	tick := time.NewTicker(intentBeat)
 	defer tick.Stop()
-	swept := r.now()
 	for {
-		now := r.now()
-		for _, l := range lanes {
-			if l.busy.CompareAndSwap(false, true) {
-				wg.Go(func() {
-					defer survive(l.logger, "the refresher")
-					defer l.busy.Store(false)
-					l.pass(ctx, now)
-				})
-			}
-			if l.watching.CompareAndSwap(false, true) {
-				wg.Go(func() {
-					defer survive(l.logger, "watching the storage")
-					defer l.watching.Store(false)
-					l.watch(ctx, now)
-				})
-			}
-		}
-		if r.Store != nil && now.Sub(swept) > sweepEvery {
-			swept = now
-			wg.Go(func() {
-				defer survive(r.logger(), "sweeping used states")
-				if err := r.Store.SweepStates(ctx, now); err != nil {
-					r.logger().Warn("sweeping used states", "error", err)
-				}
-			})
-		}
+		wait := d.step(r.now(), time.Now())
+		next := time.NewTimer(min(max(wait, time.Millisecond), refreshTick))
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return
+		case <-next.C:
+		case <-d.plan.wake:
 		case <-tick.C:
+			d.chores(r.now())
 		}
-	}
-}
-
-// lane is the accounts of one provider.
-type lane struct {
-	sources  []*Source
-	all      bool // watch accounts that nobody uses, too
-	logger   *slog.Logger
-	busy     atomic.Bool // a pass is under way
-	watching atomic.Bool // a watch is under way
-}
-
-// pass renews what is due now.
-func (l *lane) pass(ctx context.Context, now time.Time) {
-	slots := make(chan struct{}, refreshParallel)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for _, s := range l.sources {
-		due, ahead := s.due()
-		if due.Add(-ahead).After(now) {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case slots <- struct{}{}:
-		}
-		wg.Go(func() {
-			defer survive(l.logger, "the refresher")
-			defer func() { <-slots }()
-			// Failures are logged where they happen and kept with the token.
-			_ = s.renew(context.WithoutCancel(ctx), renewal{ahead: ahead})
-		})
-	}
-}
-
-// watch looks for what other instances have done to accounts that need no
-// renewal. It takes its time, one account after the other, and apart from the
-// passes, which a slow storage would hold up.
-func (l *lane) watch(ctx context.Context, now time.Time) {
-	for _, s := range l.sources {
-		if ctx.Err() != nil {
-			return
-		}
-		if !l.all && now.Unix()-s.cell.lastUsed.Load() > int64(inUse/time.Second) || !s.unwatched(now) {
-			continue
-		}
-		if err := s.notice(ctx); err != nil && !unreadable(err) {
-			return // the storage is in trouble: so would be the next look
-		}
+		next.Stop()
 	}
 }
 
@@ -152,5 +89,303 @@ func (r *Refresher) logger() *slog.Logger {
 	if r.Logger != nil {
 		return r.Logger
 	}
-	return slog.New(slog.DiscardHandler)
+	return discard
+}
+
+// duty is a Refresher at work.
+type duty struct {
+	*Refresher
+	ctx    context.Context
+	upkeep upkeep
+	plan   *plan
+	lines  [errands]*line
+	// A provider or storage that hangs must not keep the others' accounts
+	// waiting: each provider has a lane of its own.
+	lanes map[string]*lane
+	// hand hands a source to those who do the work.
+	hand func(s *Source, what errand)
+	wg   sync.WaitGroup
+
+	// wall and steady are the time of the last step on either clock.
+	wall, steady time.Time
+	swept        time.Time
+	store        *Store // that intents are looked for in; may be nil
+	recovering   atomic.Bool
+}
+
+// lane is the work for the accounts of one provider.
+type lane struct {
+	pacer *pacer
+	// looks are at the storage, and asks are refreshes. Watching has hands of its
+	// own: it would hold them up with a slow storage.
+	looks, asks, watches crew
+}
+
+const (
+	lookHands  = 4
+	watchHands = 1
+)
+
+// duty begins the work: the accounts are looked at one after the other, which
+// may take a while. Who sends meanwhile loads what he needs.
+func (r *Refresher) duty(ctx context.Context) *duty {
+	now := r.now()
+	d := &duty{
+		Refresher: r, ctx: ctx,
+		upkeep: r.Policy.of(len(r.Sources), now),
+		plan:   newPlan(len(r.Sources)),
+		lines: [errands]*line{
+			errandLearn: {every: learnStep}, errandWait: {every: waitStep},
+			errandRetry: {every: retryStep}, errandWatch: {every: watchStep},
+		},
+		lanes: map[string]*lane{},
+		wall:  now, steady: time.Now(), swept: now,
+		store: r.Store,
+	}
+	d.hand = d.assign
+	for i, s := range r.Sources {
+		if d.store == nil {
+			d.store = s.store
+		}
+		if d.lanes[s.account.Provider] == nil {
+			l := &lane{pacer: s.pacer()}
+			l.pacer.setRate(s.client.provider.RefreshRate)
+			l.looks = crew{most: lookHands, work: func(s *Source) { d.look(l, s) }}
+			l.watches = crew{most: watchHands, work: d.watch}
+			l.asks = crew{most: paceParallel, work: func(s *Source) { d.ask(l, s) }}
+			d.lanes[s.account.Provider] = l
+		}
+		s.attach(d.plan, now.Add(time.Duration(i)*learnStep).UnixNano())
+	}
+	return d
+}
+
+// end waits for the work under way.
+func (d *duty) end() {
+	d.wg.Wait()
+	for _, s := range d.Sources {
+		s.detach(d.plan)
+	}
+}
+
+// attach has a plan look after the source, from a time on.
+func (s *Source) attach(p *plan, at int64) {
+	c := s.cell
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.plan != nil {
+		return // it is another's
+	}
+	s.plan, s.nextView = p, c.views
+	c.views = s
+	s.queued = true // the times that they begin at are spaced already
+	p.put(s, at)
+}
+
+// detach ends that.
+func (s *Source) detach(p *plan) {
+	c := s.cell
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.plan != p {
+		return
+	}
+	for at := &c.views; *at != nil; at = &(*at).nextView {
+		if *at == s {
+			*at = s.nextView
+			break
+		}
+	}
+	s.plan, s.nextView, s.place = nil, nil, 0
+}
+
+// step takes the turns that have come, and returns how long it is until the
+// next. Wall and steady are the time, by the clock that may be set and by the
+// one that may not.
+func (d *duty) step(wall, steady time.Time) time.Duration {
+	if jump := wall.Round(0).Sub(d.wall.Round(0)) - steady.Sub(d.steady); jump.Abs() > clockJump {
+		d.logger().Warn("the clock has jumped", "by", jump)
+		d.plan.spread(wall.UnixNano(), replanStep)
+		for _, l := range d.lines {
+			if l != nil {
+				l.restart()
+			}
+		}
+	}
+	d.wall, d.steady = wall, steady
+	now := wall.UnixNano()
+	for range stepMost {
+		s, next := d.plan.pop(now)
+		if s == nil {
+			return time.Duration(min(next-now, int64(refreshTick)))
+		}
+		at, what, _ := s.turn(wall, &d.upkeep)
+		if at > now {
+			s.queued = false
+			d.plan.put(s, at)
+			continue
+		}
+		if l := d.lines[what]; l != nil && !s.queued {
+			if slot := l.join(wall); slot.After(wall) {
+				s.queued = true
+				d.plan.put(s, slot.UnixNano())
+				continue
+			}
+		}
+		s.queued = false
+		d.hand(s, what)
+	}
+	return 0
+}
+
+func (d *duty) assign(s *Source, what errand) {
+	l := d.lanes[s.account.Provider]
+	if what == errandWatch {
+		l.watches.add(d, s)
+		return
+	}
+	l.looks.add(d, s)
+}
+
+// replan plans the next turn of a source that was taken out of the plan. What
+// is due still has just been tried.
+func (d *duty) replan(s *Source) {
+	now := d.now()
+	at, _, _ := s.turn(now, &d.upkeep)
+	if at <= now.UnixNano() {
+		at = now.Add(refreshTick).UnixNano()
+	}
+	d.plan.put(s, at)
+}
+
+// look looks at the storage. Where that is not enough, the provider is to be
+// asked.
+func (d *duty) look(l *lane, s *Source) {
+	ask := false
+	defer func() {
+		if !ask {
+			d.replan(s)
+		}
+	}()
+	defer survive(d.logger(), "the refresher")
+	_, _, ahead := s.turn(d.now(), &d.upkeep)
+	err := s.renew(context.WithoutCancel(d.ctx), renewal{look: true, ahead: ahead})
+	if err == error(errAsk) {
+		now := d.now()
+		if at, _, _ := s.turn(now, &d.upkeep); at <= now.UnixNano() {
+			ask = true
+			l.asks.add(d, s)
+		}
+		return
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e.Kind == KindNeedsPerson {
+		s.remind(e)
+	}
+}
+
+// ask renews a token, in its turn. Failures are logged where they happen and
+// kept with the token.
+func (d *duty) ask(l *lane, s *Source) {
+	defer d.replan(s)
+	defer survive(d.logger(), "the refresher")
+	defer s.store.intents.done(s.account)
+	if now := d.now(); !d.due(s, now) {
+		return
+	}
+	p, err := l.pacer.background(d.ctx)
+	if err != nil {
+		return // the work ends
+	}
+	defer p.release()
+	now := d.now()
+	if !d.due(s, now) {
+		return // somebody could not wait
+	}
+	d.announce(l, s)
+	_, _, ahead := s.turn(now, &d.upkeep)
+	_ = s.renew(context.WithoutCancel(d.ctx), renewal{ahead: ahead, permit: p})
+}
+
+func (d *duty) due(s *Source, now time.Time) bool {
+	at, _, _ := s.turn(now, &d.upkeep)
+	return at <= now.UnixNano()
+}
+
+// announceAhead is for how many refreshes one write announces them at most.
+const announceAhead = 64
+
+// announce notes a refresh, and with it those of about the next second. It waits
+// for the write only where there was none ahead of time.
+func (d *duty) announce(l *lane, s *Source) {
+	n := s.store.intents
+	list := s.announced(nil)
+	if len(list) == 0 {
+		return
+	}
+	ahead := announceAhead
+	if rate := l.pacer.perSecond(); rate > 0 {
+		ahead = int(min(rate, announceAhead))
+	}
+	queue := l.asks.peek(ahead)
+	noted := n.holds(list[0])
+	if noted {
+		// Halfway through the last ones the next are noted, if there are so many.
+		half := slices.IndexFunc(queue, func(next *Source) bool { return !n.knows(next.account) })
+		if half < 0 || half > ahead/2 {
+			return
+		}
+	}
+	for _, next := range queue {
+		if next.store == s.store {
+			list = next.announced(list)
+		}
+	}
+	if noted {
+		n.begin(list...)
+		return
+	}
+	_ = n.note(list...) // the refresh itself tries again
+}
+
+// announced adds the refresh that is next to a list, if it is to be announced.
+func (s *Source) announced(list []intent) []intent {
+	s.cell.mu.Lock()
+	t := s.cell.newest
+	s.cell.mu.Unlock()
+	if t == nil || !s.cuttable() {
+		return list
+	}
+	return append(list, s.intent(t))
+}
+
+// watch looks for what another instance has done to an account that needs no
+// renewal.
+func (d *duty) watch(s *Source) {
+	defer d.replan(s)
+	defer survive(d.logger(), "watching the storage")
+	_ = s.notice(d.ctx) // a storage in trouble shows when tokens are due
+}
+
+// chores are what is to be done besides.
+func (d *duty) chores(now time.Time) {
+	if d.Store != nil && now.Sub(d.swept).Abs() > sweepEvery {
+		d.swept = now
+		d.wg.Go(func() {
+			defer survive(d.logger(), "sweeping used states")
+			if err := d.Store.SweepStates(d.ctx, now); err != nil {
+				d.logger().Warn("sweeping used states", "error", err)
+			}
+		})
+	}
+	if d.store == nil {
+		return
+	}
+	d.store.intents.beat()
+	if d.recovering.CompareAndSwap(false, true) {
+		d.wg.Go(func() {
+			defer d.recovering.Store(false)
+			defer survive(d.logger(), "looking for refreshes that were cut short")
+			d.recover()
+		})
+	}
 }

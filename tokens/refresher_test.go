@@ -169,14 +169,15 @@ func TestClockSetBackUnderway(t *testing.T) {
 	f.authorized()
 	s := f.source()
 	f.mustToken(s)
-	if due, _ := s.due(); due.IsZero() {
+	keep := &upkeep{}
+	if at, _, _ := s.turn(s.now(), keep); at == 0 {
 		t.Error("a fresh token is due at once")
 	}
 	s.opts.Now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
-	if due, _ := s.due(); !due.IsZero() {
-		t.Errorf("due at %v, want at once", due)
+	if at, _, _ := s.turn(s.now(), keep); at != 0 {
+		t.Errorf("due at %v, want at once", time.Unix(0, at))
 	}
-	if !s.cell.token.Load().usable(s.opts.Now()) {
+	if !s.cell.token.Load().usable(s.now()) {
 		t.Error("the token is not used meanwhile")
 	}
 }
@@ -195,7 +196,7 @@ func TestExpiryIsWallTime(t *testing.T) {
 		}
 	}
 	s.opts.Now = func() time.Time { return time.Now().Round(0).Add(2 * time.Hour) }
-	if token.usable(s.opts.Now()) {
+	if token.usable(s.now()) {
 		t.Error("a token is usable after a suspend that outlasted it")
 	}
 }

@@ -174,6 +174,7 @@ func TestRecordWithoutRegistration(t *testing.T) {
 		if got := f.stored(); got.Failure == nil || got.Registration != "" {
 			t.Errorf("bound by a failure: %+v", got)
 		}
+		time.Sleep(probeEvery) // the client was refused
 		f.mustToken(f.source())
 		if got := f.stored().Registration; got != f.provider().Registration() {
 			t.Errorf("registration %q after a refresh", got)

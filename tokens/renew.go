@@ -34,27 +34,39 @@ type renewal struct {
 	ahead time.Duration
 	// force renews even a fresh token.
 	force bool
+	// look only looks at the storage: the result is errAsk where that is not
+	// enough.
+	look bool
+	// permit is the background's turn at the provider. Without one the renewal is
+	// somebody's who waits for it.
+	permit *permit
+	// cut, with force, takes up a refresh that was cut short, where the stored
+	// token is still the one that it began with. It waits for no turn.
+	cut *intent
 }
+
+// errAsk is the result of a look that shows that more is to be done.
+var errAsk = &Error{Op: "refresh", Kind: KindTransient, Err: errors.New("the provider must be asked")}
 
 // renew renews the token, or joins the renewal under way. The work goes on when
 // the caller leaves: cutting it short between the provider's answer and the
 // storage would lose the refresh token.
 func (s *Source) renew(ctx context.Context, want renewal) error {
 	c := s.cell
-	issued := -1 // when the call came
-	for {
+	var issued uint32 // when the call came
+	for again := false; ; again = true {
 		c.mu.Lock()
-		if issued < 0 {
+		if !again {
 			issued = c.issued
-		} else if c.issued > issued {
+		} else if c.issued != issued {
 			c.mu.Unlock()
 			return nil // another's renewal did what was wanted
 		}
 		f := c.flight
 		own := f == nil
 		if own {
-			if !want.force && s.pausedLocked(s.opts.Now()) {
-				err := c.failure
+			if !want.force && s.pausedLocked(s.now()) {
+				err := c.trouble.failure
 				c.mu.Unlock()
 				return err
 			}
@@ -68,6 +80,9 @@ func (s *Source) renew(ctx context.Context, want renewal) error {
 		case <-f.done:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if f.err == error(errAsk) && !want.look {
+			continue // that was a look, and more is wanted
 		}
 		if own || f.forced || !want.force {
 			return f.err
@@ -100,16 +115,17 @@ func (s *Source) claim(ctx context.Context) (*flight, error) {
 
 // fly does the work of a flight and lands it.
 func (s *Source) fly(ctx context.Context, f *flight, want renewal) {
-	defer survive(s.opts.Logger, "a token renewal")
+	defer survive(s.log(), "a token renewal")
 	defer underWay.end()
 	err := s.fail("refresh", KindTransient, errors.New("the renewal crashed"))
 	defer func() {
 		c := s.cell
 		c.mu.Lock()
 		c.flight = nil
-		if f.epoch == c.epoch {
+		if f.epoch == c.epoch && err != errAsk {
 			s.settleLocked(err)
 		}
+		c.pokeLocked()
 		c.mu.Unlock()
 		if err != nil { // a nil *Error must not become a non-nil error
 			f.err = err
@@ -126,32 +142,33 @@ func (s *Source) settleLocked(err *Error) {
 		c.settledLocked()
 		return
 	}
+	b := c.troubleLocked()
+	now := s.now()
 	var pause time.Duration
 	switch {
 	case err.Temporary():
-		pause = min(failurePause<<min(c.failures, 10), failurePauseMax)
-		if err.Kind == KindAmbiguous && c.failures == 0 {
+		pause = min(failurePause<<min(b.failures, 10), failurePauseMax)
+		if err.Kind == KindAmbiguous && b.failures == 0 {
 			pause = ambiguousPause
 		}
-		c.failures++
-		if !c.unlockable.IsZero() {
+		b.failures++
+		if !b.unlockable.IsZero() {
 			pause = min(pause, lockPause)
 		}
 		pause = max(pause-rand.N(pause/4), err.RetryAfter) //nolint:gosec // jitter
-	case err.Kind == KindConfig && !unreadable(err):
+	case err.Kind == KindConfig && !unreadable(err) && s.client.circuit.refusal(now) == nil:
 		pause = configPause
 	default:
-		pause = personPause
+		pause = personPause // which asks the storage at most; the circuit keeps the provider
 	}
-	now := s.opts.Now()
-	c.failure, c.failedAt, c.failedBy, c.notBefore = err, now, s.client, now.Add(pause)
+	b.failure, b.failedAt, b.failedBy, b.notBefore = err, now, s.client, now.Add(pause)
 }
 
 // pausedLocked reports whether the last failure answers for further renewals.
 func (s *Source) pausedLocked(now time.Time) bool {
-	c := s.cell
-	if c.failure == nil || !now.Before(c.notBefore) {
+	b := s.cell.trouble
+	if b == nil || b.failure == nil || !now.Before(b.notBefore) {
 		return false
 	}
-	return c.failure.Kind != KindConfig || c.failedBy == s.client
+	return b.failure.Kind != KindConfig || b.failedBy == s.client
 }

@@ -19,12 +19,22 @@ type Source struct {
 	client  *Client
 	store   *Store
 	cell    *Cell
-	opts    SourceOptions
+	opts    *SourceOptions
+	// plan is that of the refresher that looks after the source; nil for none.
+	// nextView links the cell's sources that have one. The cell's mu guards both.
+	plan     *plan
+	nextView *Source
 	// early, from 0 to 1, sets the instances of a fleet apart.
-	early float64
+	early float32
+	// place, from 1, is that in the plan, whose mu guards it; zero for none.
+	place int32
+	// queued is set when the source has stood in a line for its turn. It is the
+	// refresher's.
+	queued bool
 }
 
-// SourceOptions are what a Source may be given besides its parts.
+// SourceOptions are what Sources may be given besides their parts. Any number
+// of them may share it; it must not change any more.
 type SourceOptions struct {
 	// Logger gets what operators should know. nil discards it.
 	Logger *slog.Logger
@@ -32,6 +42,9 @@ type SourceOptions struct {
 	Observer Observer
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+
+	// pacers are those of the token endpoints' hosts; nil is the process's.
+	pacers *pacers
 }
 
 // Observer is told what happens to tokens, for metrics and events. Each func is
@@ -40,9 +53,13 @@ type SourceOptions struct {
 type Observer struct {
 	// Refreshed follows a successful refresh.
 	Refreshed func(a Account, took time.Duration)
+	// Recovered follows the first successful refresh after failed ones, besides
+	// Refreshed.
+	Recovered func(a Account)
 	// RefreshFailed follows a failed one.
 	RefreshFailed func(a Account, err *Error, took time.Duration)
-	// NeedsAuthorization follows the end of a grant, once.
+	// NeedsAuthorization follows the end of a grant, and each day again for
+	// which nobody signs in.
 	NeedsAuthorization func(a Account, err *Error)
 	// Authorized follows a sign-in.
 	Authorized func(a Account)
@@ -53,21 +70,45 @@ type Observer struct {
 // instance is this process's number in a fleet, drawn by lot.
 var instance = rand.Uint64() //nolint:gosec // no secret
 
-// NewSource returns a Source.
-func NewSource(a Account, c *Client, s *Store, cell *Cell, o SourceOptions) *Source {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
+// NewSource returns a Source. Nil options are none.
+func NewSource(a Account, c *Client, s *Store, cell *Cell, o *SourceOptions) *Source {
+	if o == nil {
+		o = &noOptions
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	o.Logger = o.Logger.With("provider", a.Provider, "user", a.User)
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%d %s", instance, a.hash())
 	return &Source{
 		account: a, client: c, store: s, cell: cell, opts: o,
-		early: float64(h.Sum64()%1000) / 1000,
+		early: float32(h.Sum64()%1000) / 1000,
 	}
+}
+
+var noOptions SourceOptions
+
+func (s *Source) now() time.Time {
+	if s.opts.Now != nil {
+		return s.opts.Now()
+	}
+	return time.Now()
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+// log returns a logger that names the account.
+func (s *Source) log() *slog.Logger {
+	if s.opts.Logger == nil {
+		return discard
+	}
+	return s.opts.Logger.With("provider", s.account.Provider, "user", s.account.User)
+}
+
+// pacer returns that of the provider's token endpoint.
+func (s *Source) pacer() *pacer {
+	p := s.opts.pacers
+	if p == nil {
+		p = &everyPacer
+	}
+	return p.of(&s.client.provider)
 }
 
 // Account returns the account that the source serves.
@@ -89,13 +130,15 @@ var ErrOtherRegistration = errors.New("the account was authorized at another pro
 // minute, or the next tenth of its life where that is shorter. The error is an
 // [*Error], or the context's.
 func (s *Source) AccessToken(ctx context.Context) (string, error) {
-	now := s.opts.Now()
+	now := s.now()
 	if t := s.cell.token.Load(); t.usable(now) {
 		return s.handOut(t, now), nil
 	}
+	s.cell.want(1)
+	defer s.cell.want(-1)
 	err := s.renew(ctx, renewal{onDemand: true})
 	// The cell decides: a sign-in, or another's renewal, may have come between.
-	now = s.opts.Now()
+	now = s.now()
 	if t := s.cell.token.Load(); t.usable(now) {
 		return s.handOut(t, now), nil
 	}
@@ -108,7 +151,9 @@ func (s *Source) AccessToken(ctx context.Context) (string, error) {
 func (s *Source) handOut(t *Token, now time.Time) string {
 	// Written once a second only: all senders share this line of memory.
 	if used := now.Unix(); s.cell.lastUsed.Load() != used {
-		s.cell.lastUsed.Store(used)
+		if before := s.cell.lastUsed.Swap(used); used-before > int64(inUse/time.Second) {
+			s.poke() // what is in use is looked after more closely
+		}
 	}
 	return t.AccessToken.Reveal()
 }
@@ -118,7 +163,7 @@ func (s *Source) handOut(t *Token, now time.Time) string {
 // minutes: more than that is no fault of the token. Reject reports whether
 // AccessToken will answer otherwise now.
 func (s *Source) Reject(accessToken string) bool {
-	now := s.opts.Now()
+	now := s.now()
 	c := s.cell
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -126,11 +171,13 @@ func (s *Source) Reject(accessToken string) bool {
 	if t == nil || t.AccessToken.Reveal() != accessToken {
 		return true // a newer one is there already, or on its way
 	}
-	if !c.refusedAt.IsZero() && now.Sub(c.refusedAt) < refusalPause {
+	b := c.troubleLocked()
+	if !b.refusedAt.IsZero() && now.Sub(b.refusedAt) < refusalPause {
 		return false
 	}
-	c.refused, c.refusedAt = fingerprint(accessToken), now
+	b.refused, b.refusedAt = fingerprint(accessToken), now
 	c.token.Store(nil)
+	c.pokeLocked()
 	return true
 }
 
@@ -143,15 +190,16 @@ func (s *Source) Refresh(ctx context.Context) error {
 // Adopt takes over a token that a [Flow] has saved.
 func (s *Source) Adopt(t *Token) {
 	if t.Account.hash() != s.account.hash() {
-		s.opts.Logger.Error("the token of another account was to be adopted", "other", t.Account.String())
+		s.log().Error("the token of another account was to be adopted", "other", t.Account.String())
 		return
 	}
 	if !t.belongsTo(s.client.registration) {
-		s.opts.Logger.Error("a token of another provider or client was to be adopted")
+		s.log().Error("a token of another provider or client was to be adopted")
 		return
 	}
 	s.cell.mu.Lock()
 	s.cell.resetLocked(t)
+	s.cell.pokeLocked()
 	s.cell.mu.Unlock()
 	if f := s.opts.Observer.Authorized; f != nil {
 		f(s.account)
@@ -173,6 +221,7 @@ func (s *Source) Disconnect(ctx context.Context) (revoked bool, err error) {
 	defer func() {
 		s.cell.mu.Lock()
 		s.cell.flight = nil
+		s.cell.pokeLocked()
 		s.cell.mu.Unlock()
 		f.err = outcome
 		close(f.done)
@@ -193,7 +242,7 @@ func (s *Source) disconnect(ctx context.Context) (revoked bool, err error) {
 	unlock, err := s.store.lock(ctx, s.account)
 	if err != nil {
 		// The owner's wish to disconnect waits for nobody.
-		s.opts.Logger.Warn("disconnecting without the storage's lock", "error", err)
+		s.log().Warn("disconnecting without the storage's lock", "error", err)
 	} else {
 		defer unlock()
 	}
@@ -209,7 +258,7 @@ func (s *Source) disconnect(ctx context.Context) (revoked bool, err error) {
 	}
 	if t != nil && t.belongsTo(s.client.registration) {
 		if revoked, err = s.client.revoke(ctx, t.RefreshToken.Reveal()); err != nil {
-			s.opts.Logger.Warn("the provider did not take the revocation; remove the application there", "error", err)
+			s.log().Warn("the provider did not take the revocation; remove the application there", "error", err)
 			revoked = false
 		}
 	}
@@ -222,23 +271,11 @@ func (s *Source) disconnect(ctx context.Context) (revoked bool, err error) {
 	return revoked, nil
 }
 
-// due is when the token is to be renewed, and how much ahead of that this
-// instance does so: up to 7 % of its life. In a fleet one instance is simply
-// first, and the others find its token in the storage. The zero time means at
-// once.
-func (s *Source) due() (due time.Time, ahead time.Duration) {
-	now := s.opts.Now()
-	c := s.cell
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// A dead grant is looked at, too: somebody may sign in at another instance.
-	if t := c.token.Load(); t != nil && !c.unsaved && !t.Revoked && !t.fromFuture(now) {
-		due, ahead = t.due(), time.Duration(float64(t.life())*0.07*s.early)
-	}
-	if s.pausedLocked(now) && due.Add(-ahead).Before(c.notBefore) {
-		due, ahead = c.notBefore, 0
-	}
-	return due, ahead
+// poke has the refreshers look at the account anew.
+func (s *Source) poke() {
+	s.cell.mu.Lock()
+	defer s.cell.mu.Unlock()
+	s.cell.pokeLocked()
 }
 
 func (s *Source) fail(op string, kind Kind, err error) *Error {

@@ -55,7 +55,7 @@ func BenchmarkAccessToken(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := NewSource(a, NewClient(Provider{}, tokenstest.NewServer()), store, &Cell{}, SourceOptions{})
+	s := NewSource(a, NewClient(Provider{}, tokenstest.NewServer()), store, &Cell{}, nil)
 	ctx := b.Context()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {

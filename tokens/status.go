@@ -46,7 +46,12 @@ func (s *Source) Status(ctx context.Context) Status {
 		st.LastUsed = time.Unix(used, 0).UTC()
 	}
 	s.cell.mu.Lock()
-	t, failure, failedAt := s.cell.newest, s.cell.failure, s.cell.failedAt
+	t, trouble := s.cell.newest, s.cell.trouble
+	var failure *Error
+	var failedAt time.Time
+	if trouble != nil {
+		failure, failedAt = trouble.failure, trouble.failedAt
+	}
 	s.cell.mu.Unlock()
 	if t == nil {
 		stored, err := s.store.Load(ctx, s.account)
@@ -58,14 +63,14 @@ func (s *Source) Status(ctx context.Context) Status {
 			return st
 		}
 		if err != nil {
-			st.Failure = &Failure{At: s.opts.Now().UTC(), Kind: "storage", Description: err.Error()}
+			st.Failure = &Failure{At: s.now().UTC(), Kind: "storage", Description: err.Error()}
 			return st
 		}
 		t = stored
 	}
 	if !t.belongsTo(s.client.registration) {
 		st.State = StateUnauthorized
-		st.Failure = s.fail("token", KindNeedsPerson, ErrOtherRegistration).failure(s.opts.Now())
+		st.Failure = s.fail("token", KindNeedsPerson, ErrOtherRegistration).failure(s.now())
 		return st
 	}
 	st.Identity, st.Scopes, st.Generation = t.Identity, t.Scopes, t.Generation
@@ -83,7 +88,7 @@ func (s *Source) Status(ctx context.Context) Status {
 		st.State = StateAuthorized
 	}
 	if !t.Revoked && !t.Expiry.IsZero() {
-		st.RefreshAt = t.due()
+		st.RefreshAt = t.dueAhead(s.client.provider.Margin)
 	}
 	return st
 }

@@ -37,6 +37,7 @@ const (
 type Store struct {
 	storage Storage
 	keys    func() (*KeyRing, error)
+	intents *intents
 
 	mu sync.Mutex
 	// spent holds the states used up in this process, and when, as long as
@@ -48,7 +49,9 @@ type Store struct {
 // NewStore returns a Store. It asks for the key ring when it first needs it, so
 // that a configuration can be built without touching a key.
 func NewStore(s Storage, keys func() (*KeyRing, error)) *Store {
-	return &Store{storage: s, keys: keys, spent: map[string]time.Time{}}
+	store := &Store{storage: s, keys: keys, spent: map[string]time.Time{}}
+	store.intents = newIntents(store)
+	return store
 }
 
 // Load reads an account's token. Without one the error is [fs.ErrNotExist].

@@ -79,15 +79,25 @@ const noExpiry = time.Hour
 // life is how long the access token lives in all.
 func (t *Token) life() time.Duration { return t.Expiry.Sub(t.IssuedAt) }
 
-// due is the time from which the access token is to be renewed: at three
-// quarters of its life, but no more than 15 minutes ahead; at half its life
-// where that is under five minutes.
-func (t *Token) due() time.Time {
+// defaultMargin stands in for a [Provider.Margin] of zero.
+const defaultMargin = 15 * time.Minute
+
+// due is dueAhead with the default margin.
+func (t *Token) due() time.Time { return t.dueAhead(0) }
+
+// dueAhead is the time from which the access token is to be renewed: at three
+// quarters of its life, but no more than the margin ahead; at half its life
+// where that is under five minutes. Two minutes are the least margin: it is not
+// handed out in the last one.
+func (t *Token) dueAhead(margin time.Duration) time.Time {
+	if margin == 0 {
+		margin = defaultMargin
+	}
 	life := t.life()
 	if life < 5*time.Minute {
 		return t.Expiry.Add(-life / 2)
 	}
-	return t.Expiry.Add(-min(15*time.Minute, life/4))
+	return t.Expiry.Add(-min(max(margin, 2*time.Minute), life/4))
 }
 
 // usable reports whether the access token may be handed out: with less than
@@ -101,8 +111,8 @@ func (t *Token) usable(now time.Time) bool {
 }
 
 // fresh reports whether the access token needs no renewal yet.
-func (t *Token) fresh(now time.Time) bool {
-	return t.usable(now) && now.Before(t.due()) && !t.fromFuture(now)
+func (t *Token) fresh(now time.Time, margin time.Duration) bool {
+	return t.usable(now) && now.Before(t.dueAhead(margin)) && !t.fromFuture(now)
 }
 
 // fromFuture reports whether the token was issued by a clock that is ahead of

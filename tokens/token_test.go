@@ -89,8 +89,8 @@ func TestDueAndUsable(t *testing.T) {
 				{test.life, false, false},
 			} {
 				now := start.Add(at.after)
-				if token.fresh(now) != at.fresh || token.usable(now) != at.usable {
-					t.Errorf("after %v: fresh %v, usable %v; want %v, %v", at.after, token.fresh(now), token.usable(now), at.fresh, at.usable)
+				if token.fresh(now, 0) != at.fresh || token.usable(now) != at.usable {
+					t.Errorf("after %v: fresh %v, usable %v; want %v, %v", at.after, token.fresh(now, 0), token.usable(now), at.fresh, at.usable)
 				}
 			}
 			dead := *token

@@ -78,7 +78,7 @@ func (p plan) sources(store *tokens.Store, logger *slog.Logger) []*tokens.Source
 	}
 	list := make([]*tokens.Source, p.Accounts)
 	for i := range list {
-		list[i] = tokens.NewSource(p.account(i), clients[i%providers], store, &tokens.Cell{}, tokens.SourceOptions{Logger: logger})
+		list[i] = tokens.NewSource(p.account(i), clients[i%providers], store, &tokens.Cell{}, &tokens.SourceOptions{Logger: logger})
 	}
 	return list
 }
@@ -101,7 +101,7 @@ func runInstance(text string) int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	(&tokens.Refresher{Sources: sources, Store: store, Logger: logger}).Run(ctx)
+	(&tokens.Refresher{Sources: sources, Store: store, Policy: tokens.PolicyAlways, Logger: logger}).Run(ctx)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := tokens.Wait(ctx); err != nil {

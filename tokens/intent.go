@@ -1,0 +1,347 @@
+package tokens
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+)
+
+// prefixIntents holds one sealed record per instance: whose refresh tokens it
+// is presenting just now.
+const prefixIntents = "oauth_mail/intents"
+
+const (
+	// intentBeat is how often an instance shows that it still works on what it
+	// has noted, where that takes long.
+	intentBeat = 2500 * time.Millisecond
+	// intentSilence is how long a record is the same until its instance counts as
+	// dead. Its clock is not asked.
+	intentSilence = 5 * time.Second
+	// intentKeep is how long a settled record lies before it is deleted.
+	intentKeep = time.Minute
+	// intentLife is how long an intent matters: no provider's grace is that long.
+	intentLife = time.Hour
+	// intentVersion is the version of the JSON inside the record.
+	intentVersion = 1
+)
+
+// intent notes that an account's refresh token is about to be presented. A
+// process that dies between the provider's answer and the storage has lost the
+// next one; some providers take the old one again for some seconds.
+type intent struct {
+	Account    Account   `json:"account"`
+	Generation uint64    `json:"generation"`
+	At         time.Time `json:"at"`
+}
+
+// intentRecord is an instance's intents as they are stored.
+type intentRecord struct {
+	Version int `json:"version"`
+	// Written makes each record another one.
+	Written time.Time `json:"written"`
+	Intents []intent  `json:"intents"`
+}
+
+// intents are this instance's, and what is known of the others'. One write
+// covers all that wait for it; what is done is left out of the next one.
+type intents struct {
+	store *Store
+	key   string
+
+	mu    sync.Mutex
+	noted map[Account]*noted
+	// batch is the next write; nil while nobody waits for one.
+	batch *intentBatch
+	// writing is set while one is under way, wrote is when the last one ended,
+	// and lies is set while there is a record in the storage.
+	writing bool
+	wrote   time.Time
+	lies    bool
+
+	reading sync.Mutex // held by who reads the others' records
+	others  map[string]*otherIntents
+}
+
+type noted struct {
+	intent
+	durable bool
+	done    bool
+}
+
+// intentBatch is a write that any number of refreshes wait for.
+type intentBatch struct {
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+// otherIntents is what is known of another instance's record.
+type otherIntents struct {
+	key     string
+	sum     [sha256.Size]byte
+	since   time.Time // that the record is the same
+	intents []intent
+	settled bool
+}
+
+func newIntents(s *Store) *intents {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	return &intents{
+		store: s, key: prefixIntents + "/" + hex.EncodeToString(id[:]) + ".int",
+		noted: map[Account]*noted{}, others: map[string]*otherIntents{},
+	}
+}
+
+// note returns when the intents are stored.
+func (n *intents) note(list ...intent) error {
+	b := n.begin(list...)
+	if b == nil {
+		return nil
+	}
+	<-b.done
+	return b.err
+}
+
+// begin has intents stored and returns the write to wait for; nil if they are.
+func (n *intents) begin(list ...intent) *intentBatch {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	missing := false
+	for _, i := range list {
+		if !n.holdsLocked(i) {
+			n.noted[i.Account] = &noted{intent: i}
+			missing = true
+		}
+	}
+	if !missing {
+		return nil
+	}
+	return n.writeLocked()
+}
+
+// holds reports whether an intent is stored.
+func (n *intents) holds(i intent) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.holdsLocked(i)
+}
+
+func (n *intents) holdsLocked(i intent) bool {
+	old := n.noted[i.Account]
+	return old != nil && old.durable && !old.done && old.Generation == i.Generation
+}
+
+// knows reports whether an account's refresh is noted, or about to be.
+func (n *intents) knows(a Account) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i := n.noted[a]
+	return i != nil && !i.done
+}
+
+// done says that an account's refresh is over, or will not be. Nothing is
+// written for that.
+func (n *intents) done(a Account) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if i := n.noted[a]; i != nil {
+		i.done = true
+	}
+}
+
+// writeLocked joins the next write, and sees to it that it comes.
+func (n *intents) writeLocked() *intentBatch {
+	b := n.batch
+	if b == nil {
+		b = &intentBatch{done: make(chan struct{})}
+		n.batch = b
+	}
+	if !n.writing {
+		n.writing = true
+		go n.write()
+	}
+	return b
+}
+
+// write writes until nobody waits for it.
+func (n *intents) write() {
+	for {
+		n.mu.Lock()
+		b := n.batch
+		if b == nil {
+			n.writing = false
+			n.mu.Unlock()
+			return
+		}
+		n.batch = nil
+		var open []*noted
+		for a, i := range n.noted {
+			if i.done {
+				delete(n.noted, a)
+				continue
+			}
+			open = append(open, i)
+		}
+		n.mu.Unlock()
+		err := n.save(open)
+		n.mu.Lock()
+		n.wrote = time.Now()
+		if err == nil {
+			n.lies = len(open) > 0
+			for _, i := range open {
+				i.durable = true
+			}
+		}
+		n.mu.Unlock()
+		b.err = err
+		close(b.done)
+	}
+}
+
+// save stores the record; an empty one is deleted.
+func (n *intents) save(open []*noted) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // the storage's
+			err = fmt.Errorf("storing intents: panic: %v", p)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), storageTimeout)
+	defer cancel()
+	if len(open) == 0 {
+		if err := n.store.storage.Delete(ctx, n.key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("deleting intents: %w", err)
+		}
+		return nil
+	}
+	r := intentRecord{Version: intentVersion, Written: time.Now().UTC()}
+	for _, i := range open {
+		r.Intents = append(r.Intents, i.intent)
+	}
+	plain, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encoding intents: %w", err)
+	}
+	ring, err := n.store.keys()
+	if err != nil {
+		return err
+	}
+	sealed, err := ring.Seal(n.key, plain)
+	if err != nil {
+		return fmt.Errorf("sealing intents: %w", err)
+	}
+	if err := n.store.storage.Store(ctx, n.key, sealed); err != nil {
+		return fmt.Errorf("storing intents: %w", err)
+	}
+	return nil
+}
+
+// beat writes the record anew while something in it takes long, so that others
+// don't take this instance for dead, and deletes it when all is done.
+func (n *intents) beat() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	open := false
+	for _, i := range n.noted {
+		open = open || !i.done
+	}
+	quiet := now.Sub(n.wrote)
+	if open && quiet >= intentBeat || !open && n.lies && quiet >= intentKeep/2 {
+		n.writeLocked() // nobody waits for it
+	}
+}
+
+// abandoned returns the records of instances that have gone silent.
+func (n *intents) abandoned(ctx context.Context) ([]*otherIntents, error) {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	keys, err := n.store.storage.List(ctx, prefixIntents, false)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing intents: %w", err)
+	}
+	now := time.Now()
+	there := map[string]bool{}
+	var silent []*otherIntents
+	for _, key := range keys {
+		if !isIntentKey(key) || key == n.key {
+			continue
+		}
+		there[key] = true
+		o, err := n.look(ctx, key, now)
+		if err != nil {
+			return nil, err
+		}
+		if o != nil && now.Sub(o.since) >= intentSilence {
+			silent = append(silent, o)
+		}
+	}
+	for key := range n.others {
+		if !there[key] {
+			delete(n.others, key)
+		}
+	}
+	return silent, nil
+}
+
+// look reads another instance's record, and notes since when it is the same.
+func (n *intents) look(ctx context.Context, key string, now time.Time) (*otherIntents, error) {
+	sealed, err := n.store.storage.Load(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading intents: %w", err)
+	}
+	sum := sha256.Sum256(sealed)
+	if o := n.others[key]; o != nil && o.sum == sum {
+		return o, nil
+	}
+	o := &otherIntents{key: key, sum: sum, since: now}
+	n.others[key] = o
+	ring, err := n.store.keys()
+	if err != nil {
+		return nil, err
+	}
+	var r intentRecord
+	plain, err := ring.Open(key, sealed)
+	if err != nil || json.Unmarshal(plain, &r) != nil || r.Version != intentVersion {
+		// Another key's, or a newer version's, to whom it may mean something.
+		delete(n.others, key)
+		return nil, nil //nolint:nilerr // see above
+	}
+	o.intents = r.Intents
+	return o, nil
+}
+
+// forget deletes a record that has been settled for long, unless it has changed.
+func (n *intents) forget(ctx context.Context, o *otherIntents) error {
+	if !o.settled || time.Since(o.since) < intentKeep {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	sealed, err := n.store.storage.Load(ctx, o.key)
+	if err == nil && sha256.Sum256(sealed) == o.sum {
+		err = n.store.storage.Delete(ctx, o.key)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("deleting intents: %w", err)
+	}
+	return nil
+}
+
+// isIntentKey tells records from what else a storage lists.
+func isIntentKey(key string) bool {
+	name, ok := strings.CutPrefix(key, prefixIntents+"/")
+	id, ext := strings.CutSuffix(name, ".int")
+	_, err := hex.DecodeString(id)
+	return ok && ext && err == nil && len(id) == 32
+}
