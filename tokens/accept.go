@@ -82,7 +82,7 @@ func (f *Flow) accept(ctx context.Context, c *Client, p Provider, want expected,
 			t.AuthorizedAt = old.AuthorizedAt.Add(time.Microsecond)
 		}
 	}
-	if err := f.Store.Save(ctx, t); err != nil {
+	if err := f.Store.SaveIssued(ctx, t); err != nil {
 		return nil, ReasonStorage, err
 	}
 	return &Completed{Token: t, Doubt: doubt}, "", nil

@@ -61,7 +61,7 @@ func TestClientAssertion(t *testing.T) {
 			ids := map[any]bool{}
 			for range 20 {
 				f.server.Next(tokenstest.Status(400, ""))
-				if _, err := c.refresh(t.Context(), "refresh"); err == nil {
+				if _, err := c.refresh(t.Context(), "refresh", nil); err == nil {
 					t.Fatal("no error")
 				}
 			}

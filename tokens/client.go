@@ -95,7 +95,9 @@ func (c *Client) exchange(ctx context.Context, code, verifier string) (*grant, e
 }
 
 // refresh redeems a refresh token, once (RFC 6749, section 6).
-func (c *Client) refresh(ctx context.Context, refreshToken string) (*grant, error) {
+// Scopes are those that were asked for at the sign-in: others can't be had this
+// way. nil: the provider's.
+func (c *Client) refresh(ctx context.Context, refreshToken string, scopes []string) (*grant, error) {
 	p, err := c.resolve(ctx)
 	if err != nil {
 		return nil, err
@@ -105,7 +107,10 @@ func (c *Client) refresh(ctx context.Context, refreshToken string) (*grant, erro
 		"refresh_token": {refreshToken},
 	}
 	if p.ScopeOnRefresh {
-		form.Set("scope", strings.Join(p.Scopes, " "))
+		if scopes == nil {
+			scopes = p.Scopes
+		}
+		form.Set("scope", strings.Join(scopes, " "))
 	}
 	return c.post(ctx, "refresh", p, form, refreshToken)
 }

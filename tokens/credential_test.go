@@ -131,7 +131,7 @@ func TestCredentialsInOrder(t *testing.T) {
 				if i == 1 && test.credentials == nil {
 					break
 				}
-				g, err := c.refresh(t.Context(), token)
+				g, err := c.refresh(t.Context(), token, nil)
 				if (err != nil) != test.failed {
 					t.Fatalf("refresh: %v", err)
 				}
@@ -167,7 +167,7 @@ func TestCredentialsInTheHeader(t *testing.T) {
 	p.AuthStyle = AuthBasic
 	p.Credentials = []Credential{secretOf(oldSecret), assertionOf("a.federated.b"), secretOf(goodSecret)}
 	_, token := f.server.Issue(f.account.User, "smtp.send")
-	if _, err := NewClient(p, f.server).refresh(t.Context(), token); err != nil {
+	if _, err := NewClient(p, f.server).refresh(t.Context(), token, nil); err != nil {
 		t.Fatal(err)
 	}
 	var headers []bool
@@ -204,7 +204,7 @@ func TestOnlyARefusedClientTriesAgain(t *testing.T) {
 			f, c := proving(t, secretOf(otherSecret), secretOf(goodSecret))
 			_, token := f.server.Issue(f.account.User, "smtp.send")
 			f.server.Next(reply)
-			if _, err := c.refresh(t.Context(), token); err == nil {
+			if _, err := c.refresh(t.Context(), token, nil); err == nil {
 				t.Error("no error")
 			}
 			if n := f.posts(); n != 1 {
@@ -221,7 +221,7 @@ func TestRefusalWithAnyStatus(t *testing.T) {
 		f, c := proving(t, secretOf(otherSecret), secretOf(goodSecret))
 		_, token := f.server.Issue(f.account.User, "smtp.send")
 		f.server.Next(tokenstest.Fail(status, "invalid_client", ""))
-		if _, err := c.refresh(t.Context(), token); err != nil {
+		if _, err := c.refresh(t.Context(), token, nil); err != nil {
 			t.Errorf("%d: %v", status, err)
 		}
 		if diff := cmp.Diff([]string{"other", "good"}, f.ways()); diff != "" {
@@ -250,7 +250,7 @@ func TestCredentialsAtEveryEndpoint(t *testing.T) {
 			if n := len(f.server.Requests()); n != 4 {
 				t.Errorf("%d requests, want 4", n)
 			}
-			if _, err := c.refresh(t.Context(), token); err == nil || err.(*Error).Code != "invalid_grant" {
+			if _, err := c.refresh(t.Context(), token, nil); err == nil || err.(*Error).Code != "invalid_grant" {
 				t.Errorf("after the revocation: %v", err)
 			}
 		})
@@ -270,7 +270,7 @@ func TestRefusalOfAll(t *testing.T) {
 			`],"trace_id":"trace-`+number+`","correlation_id":"correlation-`+number+`","timestamp":"2026-11-21 10:00:00Z","claims":"{}"}`)
 	}
 	f.server.Next(said("7000222", "keys expired"), said("7000215", "Invalid client secret"), said("42", "what"))
-	_, err := c.refresh(t.Context(), "refresh-canary")
+	_, err := c.refresh(t.Context(), "refresh-canary", nil)
 	e, ok := errors.AsType[*Error](err)
 	if !ok || e.Kind != KindConfig || e.Code != "invalid_client" || e.Status != 401 || !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("error %#v", err)
@@ -306,7 +306,7 @@ func TestCredentialsConcurrently(t *testing.T) {
 	for range 8 {
 		_, token := f.server.Issue(f.account.User, "smtp.send")
 		wg.Go(func() {
-			if _, err := c.refresh(t.Context(), token); err != nil {
+			if _, err := c.refresh(t.Context(), token, nil); err != nil {
 				t.Error(err)
 			}
 		})

@@ -90,7 +90,7 @@ func TestHostileAnswers(t *testing.T) {
 					c := NewClient(p, f.server)
 					f.server.Next(test.reply)
 					began := time.Now()
-					_, err := c.refresh(t.Context(), canary)
+					_, err := c.refresh(t.Context(), canary, nil)
 					var e *Error
 					if !errors.As(err, &e) {
 						t.Fatalf("%v is no *Error", err)
@@ -186,7 +186,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 			AuthorizationEndpoint: s.Issuer + tokenstest.PathAuthorize, TokenEndpoint: s.Issuer + tokenstest.PathToken,
 			ClientID: s.ClientID, Credentials: NewClientSecret(s.ClientSecret), AuthStyle: AuthPost,
 		}, nil)
-		if _, err := c.refresh(t.Context(), "r"); !errors.Is(err, errRedirect) {
+		if _, err := c.refresh(t.Context(), "r", nil); !errors.Is(err, errRedirect) {
 			t.Errorf("%d: %v", status, err)
 		}
 	}
@@ -216,7 +216,7 @@ func TestNetworkErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := NewClient(Provider{AuthorizationEndpoint: "x", TokenEndpoint: test.address, AuthStyle: AuthPost, ClientID: "c"}, test.transport)
-			_, err := c.refresh(t.Context(), "canary-token")
+			_, err := c.refresh(t.Context(), "canary-token", nil)
 			var e *Error
 			if !errors.As(err, &e) || e.Kind != test.kind {
 				t.Errorf("%v is not %v", err, test.kind)

@@ -45,7 +45,7 @@ func (f *Flow) Import(ctx context.Context, c *Client, a Account, refreshToken Se
 	underWay.begin()
 	defer underWay.end()
 	ctx = context.WithoutCancel(ctx)
-	g, err := c.refresh(ctx, given)
+	g, err := c.refresh(ctx, given, nil)
 	if err != nil {
 		if e, ok := errors.AsType[*Error](err); ok && e.Kind == KindAmbiguous {
 			err = fmt.Errorf("%w; %w", err, errMayBeVoid)

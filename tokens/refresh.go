@@ -8,13 +8,7 @@ import (
 	"time"
 )
 
-// saveTries are the waits between tries to store a token that was just issued:
-// about ten seconds in all. After them, or saveTimeout, the token stays in
-// memory, marked unsaved, and the refresher goes on trying.
-var saveTries = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second, 5 * time.Second}
-
 const (
-	saveTimeout = 30 * time.Second
 	// rivalWait is how long a refresh token that the provider calls void is
 	// given to turn up renewed in the storage: where a lock did not hold,
 	// another instance is storing it just now.
@@ -173,7 +167,8 @@ func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error
 	if t.Revoked {
 		e := s.fail("token", KindNeedsPerson, errors.New("the provider has ended the grant"))
 		if t.Failure != nil {
-			e.Code, e.Description = t.Failure.Code, t.Failure.Description
+			e.Code, e.Suberror, e.Description = t.Failure.Code, t.Failure.Suberror, t.Failure.Description
+			e.Numbers, e.TraceID, e.CorrelationID = t.Failure.Numbers, t.Failure.TraceID, t.Failure.CorrelationID
 		}
 		s.cell.publish(t, saved)
 		if stored.Revoked && saved {
@@ -255,7 +250,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 		return s.yield(stored)
 	}
 	recovered := t.Failure != nil || s.cell.failing()
-	if err := s.save(ctx, &next); err != nil {
+	if err := s.store.SaveIssued(ctx, &next); err != nil {
 		// The provider may have ended the old refresh token already: what came
 		// must not be lost with the storage. It serves from memory meanwhile.
 		s.log().Error("a new token could not be stored and is kept in memory only; check the storage", "error", err)
@@ -324,7 +319,7 @@ func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e
 	if t.RefreshToken.IsZero() {
 		return nil, Secret{}, s.fail("refresh", KindNeedsPerson, errors.New("there is no refresh token"))
 	}
-	g, e = s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.RefreshToken.Reveal()) })
+	g, e = s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.RefreshToken.Reveal(), t.Requested) })
 	if e == nil {
 		return g, t.RefreshToken, nil
 	}
@@ -341,7 +336,7 @@ func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e
 		return nil, Secret{}, e
 	}
 	s.pacer().atOnce()
-	g, last := s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.PreviousRefreshToken.Reveal()) })
+	g, last := s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.PreviousRefreshToken.Reveal(), t.Requested) })
 	if last == nil {
 		return g, t.PreviousRefreshToken, nil
 	}
@@ -421,17 +416,4 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Err
 	}
 	s.log().Warn("refreshing a token failed", "error", e, "kind", e.Kind.String())
 	return e
-}
-
-// save stores a token that was just issued, trying harder than usual.
-func (s *Source) save(ctx context.Context, t *Token) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
-	defer cancel()
-	for _, wait := range saveTries {
-		time.Sleep(wait)
-		if err = s.store.Save(ctx, t); err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-	return err
 }

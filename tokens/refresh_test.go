@@ -52,11 +52,19 @@ func TestRefreshWithoutRotation(t *testing.T) {
 func TestScopeOnRefresh(t *testing.T) {
 	t.Parallel()
 	f := setUp(t)
-	f.expired()
 	f.client.provider.ScopeOnRefresh = true
+	expired := *f.expired()
 	f.mustToken(f.source())
 	if got, want := f.server.Requests()[0].Form.Get("scope"), "smtp.send offline_access openid email"; got != want {
 		t.Errorf("scope %q, want %q", got, want)
+	}
+	// Scopes that were edited since apply with the next sign-in.
+	expired.Requested = []string{"smtp.send", "offline_access"}
+	expired.RefreshToken = f.stored().RefreshToken
+	f.save(&expired)
+	f.mustToken(f.source())
+	if got, want := f.server.Requests()[1].Form.Get("scope"), "smtp.send offline_access"; got != want {
+		t.Errorf("with a sign-in for other scopes: scope %q, want %q", got, want)
 	}
 }
 

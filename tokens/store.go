@@ -28,7 +28,12 @@ type Storage interface {
 	Unlock(ctx context.Context, name string) error
 }
 
+// saveTries are the waits between tries to store a token that was just issued:
+// about ten seconds in all.
+var saveTries = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 3 * time.Second, 5 * time.Second}
+
 const (
+	saveTimeout    = 30 * time.Second
 	storageTimeout = 15 * time.Second
 	lockTimeout    = 15 * time.Second
 )
@@ -102,6 +107,20 @@ func (s *Store) Save(ctx context.Context, t *Token) error {
 		return fmt.Errorf("storing token of %s: %w", t.Account, err)
 	}
 	return nil
+}
+
+// SaveIssued writes a token that the provider has just issued, trying harder
+// than [Store.Save] does: what was before it may be void.
+func (s *Store) SaveIssued(ctx context.Context, t *Token) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
+	for _, wait := range saveTries {
+		time.Sleep(wait)
+		if err = s.Save(ctx, t); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // Delete removes an account's token. Deleting what is not there succeeds.
