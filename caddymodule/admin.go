@@ -57,7 +57,9 @@ type providerView struct {
 	AuthorizationEndpoint string `json:"authorization_endpoint,omitempty"`
 	TokenEndpoint         string `json:"token_endpoint,omitempty"`
 	ClientID              string `json:"client_id"`
-	HasClientSecret       bool   `json:"has_client_secret"`
+	// Credentials are the names of what the client proves itself with; none for a
+	// public client.
+	Credentials []string `json:"credentials"`
 	// ClientSecretExpires is the soonest end of the client's credentials that is
 	// known.
 	ClientSecretExpires *time.Time `json:"client_secret_expires,omitempty"`
@@ -82,13 +84,25 @@ func (a admin) providers() []providerView {
 		views = append(views, providerView{
 			Name: name, DisplayName: p.settings.Title(), Origin: p.origin,
 			Issuer: p.settings.Issuer, AuthorizationEndpoint: p.settings.AuthorizationEndpoint, TokenEndpoint: p.settings.TokenEndpoint,
-			ClientID: p.settings.ClientID, HasClientSecret: len(p.settings.Credentials) > 0, ClientSecretExpires: given(p.expires()),
+			ClientID: p.settings.ClientID, Credentials: credentialNames(p.settings), ClientSecretExpires: given(p.expires()),
 			Scopes: p.settings.Scopes, RedirectURI: p.settings.RedirectURI, Servers: p.settings.Servers,
 			Grant: p.settings.Grant.String(), DeviceCode: p.settings.DeviceCode,
 			AdminConsentURL: adminConsentURL(p.settings), Rotation: rotationNames[p.settings.Rotation],
 		})
 	}
 	return views
+}
+
+// credentialNames returns the Caddyfile's words for what proves the client.
+func credentialNames(p tokens.Provider) []string {
+	names := make([]string, 0, len(p.Credentials))
+	for _, c := range p.Credentials {
+		names = append(names, c.Name)
+	}
+	if p.ServiceAccount != nil {
+		names = append(names, "service_account")
+	}
+	return names
 }
 
 // rotationNames are kinds of rotation as administrators see them.
@@ -271,11 +285,18 @@ type disconnection struct {
 	Revoked bool `json:"revoked_at_provider"`
 }
 
-// disconnect ends an account's grant and forgets its token.
+// disconnect ends an account's grant and forgets its token. Where nobody signs
+// in it is refused: the next mail would get another token.
 func (a admin) disconnect(ctx context.Context, provider, user, by string) (disconnection, error) {
 	s, source, err := a.find(provider, user)
 	if err != nil {
 		return disconnection{}, err
+	}
+	if s.providers[provider].settings.Grant.Unattended() {
+		return disconnection{}, &adminError{
+			kind: adminInvalid, err: errors.New("nobody has signed in to this account, so there is no sign-in to end: the client's own credentials get it a token whenever one is needed"),
+			reason: string(tokens.ReasonUnavailable), who: tokens.WhoOperator, do: "remove the tenants that use it, or take the permission away at the provider",
+		}
 	}
 	revoked, err := source.Disconnect(ctx)
 	if err != nil {

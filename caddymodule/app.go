@@ -103,6 +103,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.attach(s); err != nil {
 		return err
 	}
+	// The snapshot has it all, and there may be very much of it.
+	a.Providers, a.Tenants = nil, nil
 	a.flow = &tokens.Flow{Store: a.store, Keys: keys, Verify: a.verify}
 	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.hooks()}
 	a.guard, a.memory = newGuard(), newBudget()

@@ -174,7 +174,7 @@ func TestWebAttacks(t *testing.T) {
 			v.response.Set("error", "<script>alert(1)</script>")
 			v.response.Set("error_description", `"><img src=x onerror=alert(1)>`)
 			return b.back(v)
-		}, 502, "&lt;script&gt;"},
+		}, 403, "&lt;script&gt;"},
 		"script in the state": {func(b *bench) answer {
 			return b.open("GET", "/oauth/callback/idp?state=%3Cscript%3E&code=%3Cscript%3E", "")
 		}, 400, "begun in another browser"},

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,6 +25,8 @@ type snapshot struct {
 	refresh   tokens.Policy
 	providers map[string]*provider
 	tenants   map[string]*tenant
+	// users are the tenants of each account, by name; set by attach.
+	users map[tokens.Account][]*tenant
 	// keys are the API keys by their SHA-256.
 	keys map[[sha256.Size]byte]*apiKey
 	// callbacks are the providers by the path of their redirect URI.
@@ -56,7 +59,9 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
 // network, no clock. Errors name the place, and all of them are reported.
 func build(s settings) (*snapshot, error) {
 	b := builder{
-		settings: s,
+		settings:  s,
+		mailboxes: make(map[mailboxKey]*tenant),
+		pools:     make(map[[sha256.Size]byte]*x509.CertPool),
 		snapshot: &snapshot{
 			providers: make(map[string]*provider),
 			tenants:   make(map[string]*tenant),
@@ -90,7 +95,11 @@ var refreshPolicies = []string{string(tokens.PolicyAuto), string(tokens.PolicyAl
 type builder struct {
 	snapshot *snapshot
 	settings settings
-	errs     []error
+	// mailboxes has one tenant for each mailbox, and pools the authorities by the
+	// hash of what they were read from: there may be very many tenants.
+	mailboxes map[mailboxKey]*tenant
+	pools     map[[sha256.Size]byte]*x509.CertPool
+	errs      []error
 }
 
 func (b *builder) errorf(format string, args ...any) {

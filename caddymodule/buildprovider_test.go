@@ -1,6 +1,9 @@
 package caddymodule
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +151,32 @@ func TestConnectionsAreOfOneMailbox(t *testing.T) {
 	}
 	if after.tenants["a"].mail.Pool != tenants["a"].mail.Pool || old.holdings.cells[0] != fresh.holdings.cells[0] {
 		t.Error("a new secret ended connections or tokens")
+	}
+}
+
+// TestECCertificate: Entra takes certificates of RSA keys only, others take both.
+func TestECCertificate(t *testing.T) {
+	t.Parallel()
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := tokens.ParseSigningKey(certifiedPEM(t, signer, time.Now().Add(day)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entra := application("s")
+	generic := providerSettings{Provider: Provider{
+		Issuer: "https://idp.example", ClientID: "c", Grant: "client_credentials", Scopes: []string{"smtp"}, Servers: []string{"smtp.example"},
+	}}
+	for want, p := range map[string]providerSettings{"client_certificate: the provider takes RSA keys only": entra, "": generic} {
+		p.credentials = []credential{{
+			Credential: tokens.Credential{Name: "client_certificate", Key: func() (*tokens.SigningKey, error) { return key, nil }}, expires: neverExpires,
+		}}
+		_, err := build(settings{providers: map[string]providerSettings{"p": p}})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }
 

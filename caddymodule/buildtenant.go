@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -156,10 +155,13 @@ func (b *builder) tenantServer(at string, s tenantSettings, t *tenant, p *provid
 			at, server.Host, p.name, strings.Join(p.settings.Servers, ", "))
 	}
 	if s.CAFile != "" {
-		server.RootCAs = x509.NewCertPool()
 		t.authorities = sha256.Sum256(s.authorities)
-		if !server.RootCAs.AppendCertsFromPEM(s.authorities) {
-			b.errorf("%s, ca_file: %s has no certificate in PEM form", at, s.CAFile)
+		if server.RootCAs = b.pools[t.authorities]; server.RootCAs == nil {
+			server.RootCAs = x509.NewCertPool()
+			if !server.RootCAs.AppendCertsFromPEM(s.authorities) {
+				b.errorf("%s, ca_file: %s has no certificate in PEM form", at, s.CAFile)
+			}
+			b.pools[t.authorities] = server.RootCAs
 		}
 	}
 	if b.snapshot.redirectBase != nil {
@@ -206,14 +208,22 @@ func (b *builder) tenantSenders(at string, s tenantSettings, t *tenant) {
 
 // sharedMailbox holds tenants of one mailbox to one limit: it is the mailbox's.
 func (b *builder) sharedMailbox(at string, t *tenant) {
-	for _, name := range slices.Sorted(maps.Keys(b.snapshot.tenants)) {
-		o := b.snapshot.tenants[name]
-		same := o.account == t.account && strings.EqualFold(o.user, t.user) && o.auth == t.auth && o.server.Host == t.server.Host && o.server.Port == t.server.Port
-		if same && o.connections != t.connections {
-			b.errorf("%s, connections: tenant %s signs in to the same mailbox; both must say the same number", at, name)
-			return
-		}
+	m := mailboxKey{t.account, strings.ToLower(t.user), t.auth, t.server.Host, t.server.Port}
+	first := b.mailboxes[m]
+	if first == nil {
+		b.mailboxes[m] = t
+	} else if first.connections != t.connections {
+		b.errorf("%s, connections: tenant %s signs in to the same mailbox; both must say the same number", at, first.name)
 	}
+}
+
+// mailboxKey is what a mail server counts by.
+type mailboxKey struct {
+	account tokens.Account
+	user    string
+	auth    Auth
+	host    string
+	port    int
 }
 
 // reason is what an error of the mailer says, without where in a message it was.

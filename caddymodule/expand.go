@@ -22,6 +22,8 @@ type expander struct {
 	logger   *slog.Logger
 	// place names the block being expanded, such as "provider m365".
 	place string
+	// files are those that were read already, by name.
+	files map[string][]byte
 	errs  []error
 }
 
@@ -73,10 +75,18 @@ func (e *expander) file(word string, name *string) []byte {
 	if *name == "" {
 		return nil
 	}
+	if content, read := e.files[*name]; read {
+		return content
+	}
 	content, err := os.ReadFile(*name)
 	if err != nil {
 		e.fail(word, err)
+		return nil
 	}
+	if e.files == nil {
+		e.files = make(map[string][]byte)
+	}
+	e.files[*name] = content
 	return content
 }
 

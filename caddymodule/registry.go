@@ -30,31 +30,32 @@ func (a *App) attach(s *snapshot) error {
 		}
 		p.client = tokens.NewClient(p.settings, transport)
 	}
-	sources := make(map[tokens.Account]*tokens.Source)
+	s.users = make(map[tokens.Account][]*tenant)
 	a.sourceOptions = &tokens.SourceOptions{Logger: a.logger}
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		t := s.tenants[name]
-		if err := a.attachTenant(s, t, sources); err != nil {
+		if err := a.attachTenant(s, t); err != nil {
 			return fmt.Errorf("tenant %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (a *App) attachTenant(s *snapshot, t *tenant, sources map[tokens.Account]*tokens.Source) error {
+func (a *App) attachTenant(s *snapshot, t *tenant) error {
 	registration := ""
 	if t.account != (tokens.Account{}) {
 		p := s.providers[t.account.Provider]
-		source := sources[t.account]
-		if source == nil {
+		if others := s.users[t.account]; len(others) > 0 {
+			t.source = others[0].source
+		} else {
 			cell, err := a.holdings.cell(cellKey(digest("cell", t.account, p.settings.Registration(), storageName(a.storage))))
 			if err != nil {
 				return err
 			}
-			source = tokens.NewSource(t.account, p.client, a.store, cell, a.sourceOptions)
-			sources[t.account] = source
+			t.source = tokens.NewSource(t.account, p.client, a.store, cell, a.sourceOptions)
 		}
-		t.source, registration = source, p.settings.Registration()
+		s.users[t.account] = append(s.users[t.account], t)
+		registration = p.settings.Registration()
 	}
 	server := t.server
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", server.Host, server.Port, server.Security, server.LocalName,
@@ -105,15 +106,11 @@ func (r *registry) lookup(name string) (*mailer.Tenant, bool) {
 	return t.mail, true
 }
 
-// sources returns the accounts in use, each once.
+// sources returns the accounts in use, each once, in no order.
 func (s *snapshot) sources() []*tokens.Source {
-	seen := make(map[*tokens.Source]bool)
-	var list []*tokens.Source
-	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
-		if src := s.tenants[name].source; src != nil && !seen[src] {
-			seen[src] = true
-			list = append(list, src)
-		}
+	list := make([]*tokens.Source, 0, len(s.users))
+	for _, users := range s.users {
+		list = append(list, users[0].source)
 	}
 	return list
 }
@@ -123,12 +120,7 @@ var errNoAccount = errors.New("no tenant uses this account; name it with `auth o
 
 // account finds the tenants that use an account, and its source.
 func (s *snapshot) account(a tokens.Account) (*tokens.Source, []*tenant, error) {
-	var users []*tenant
-	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
-		if t := s.tenants[name]; t.source != nil && t.account == a {
-			users = append(users, t)
-		}
-	}
+	users := s.users[a]
 	if len(users) == 0 {
 		return nil, nil, errNoAccount
 	}
@@ -138,9 +130,7 @@ func (s *snapshot) account(a tokens.Account) (*tokens.Source, []*tenant, error) 
 // drain ends the connections that an account is signed in on: a mail server
 // lets a session go on when its token has ended.
 func (s *snapshot) drain(a tokens.Account) {
-	for _, t := range s.tenants {
-		if t.account == a && t.source != nil {
-			t.mail.Pool.Drain()
-		}
+	for _, t := range s.users[a] {
+		t.mail.Pool.Drain()
 	}
 }

@@ -1,9 +1,9 @@
 package caddymodule
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -34,13 +34,19 @@ func writeFile(t *testing.T, name string, content []byte) {
 }
 
 // certificatePEM makes a certificate of its own that ends at a given time, with its
-// key.
+// RSA key.
 func certificatePEM(t *testing.T, end time.Time) []byte {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return certifiedPEM(t, key, end)
+}
+
+// certifiedPEM is certificatePEM for a given key.
+func certifiedPEM(t *testing.T, key crypto.Signer, end time.Time) []byte {
+	t.Helper()
 	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "app"}, NotBefore: end.Add(-1000 * day), NotAfter: end}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	if err != nil {

@@ -134,7 +134,12 @@ func (a admin) importToken(ctx context.Context, provider, user string, refreshTo
 		return completion{}, err
 	}
 	done, err := a.app.flow.Import(ctx, s.providers[provider].client, source.Account(), refreshToken, by)
-	return a.completed(ctx, s, source, done, err)
+	v, err := a.completed(ctx, s, source, done, err)
+	if e, ok := errors.AsType[*adminError](err); ok && e.reason == string(tokens.ReasonExchange) && e.who == tokens.WhoOwner {
+		// No owner has seen anything of it.
+		e.who, e.do = tokens.WhoOperator, "bring a refresh token that lives and was issued to this client id, or begin a sign-in"
+	}
+	return v, err
 }
 
 // completed ends every sign-in that ends here.
@@ -176,7 +181,10 @@ func signInError(err error) error {
 	if !ok {
 		return e
 	}
-	if f.Reason == tokens.ReasonExchange && cause.Kind == tokens.KindNeedsPerson {
+	switch {
+	case cause.Kind == tokens.KindConfig:
+		e.who, e.do = tokens.WhoOperator, "correct the provider's settings, here or there; the detail says which"
+	case f.Reason == tokens.ReasonExchange && cause.Kind == tokens.KindNeedsPerson:
 		e.kind, e.who = adminConflict, tokens.WhoOwner
 	}
 	if advice, ok := cause.Advice(); ok {

@@ -280,6 +280,14 @@ func TestRefusedSignIns(t *testing.T) {
 			}
 			return s.callback(url.Values{"error": {"invalid_scope"}, "state": {u.Query().Get("state")}, "iss": {s.idp.Issuer}}, cookie)
 		}, "The provider refuses this server"},
+		{"a word that nobody knows", func() answer {
+			address, cookie := s.begin(s.invite())
+			u, err := url.Parse(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.callback(url.Values{"error": {"app_not_approved"}, "state": {u.Query().Get("state")}, "iss": {s.idp.Issuer}}, cookie)
+		}, "did not grant access"},
 		{"answer without a provider", func() answer {
 			return s.do("GET", "/oauth/callback?code=x&state=y", nil, "")
 		}, "There is no such page"},

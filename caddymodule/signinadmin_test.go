@@ -272,8 +272,25 @@ func TestSignInProblems(t *testing.T) {
 			b.idp.ClientID = "another"
 			return b.admin("POST", benchAccount+"/authorize", `{"flow":"device"}`)
 		}, status: 502, reason: "exchange", who: "operator", text: "invalid_client"},
-		"a refresh token of another server": {do: post("/import", `{"refresh_token":"`+elsewhere+`"}`), status: 409, reason: "exchange", who: "mailbox owner", text: "invalid_grant"},
-		"nobody signs in":                   {change: func(s *snapshot) { s.providers["idp"].settings.Grant = tokens.GrantServiceAccount }, do: post("/authorize", ``), status: 422, reason: "unavailable", who: "operator", text: "Nobody signs in to idp; it works with the client's own credentials"},
+		"a refresh token of another server": {do: post("/import", `{"refresh_token":"`+elsewhere+`"}`), status: 409, reason: "exchange", who: "operator", text: "invalid_grant"},
+		"an answer that is none": {change: allowDeviceCodes, do: func(b *bench) answer {
+			b.idp.Next(tokenstest.Set(map[string]any{"user_code": nil}))
+			return b.admin("POST", benchAccount+"/authorize", `{"flow":"device"}`)
+		}, status: 502, reason: "exchange", who: "operator", text: "lacks"},
+		"a paste that is refused for our settings": {do: func(b *bench) answer {
+			return paste(b, mailbox, func(s, a string) (string, string) {
+				return s, strings.Replace(a, "code=", "error=invalid_resource&x=", 1)
+			})
+		}, status: 409, reason: "denied", who: "operator", text: "invalid_resource"},
+		"a provider that has moved": {do: func(b *bench) answer {
+			b.idp.Next(tokenstest.Status(404, ""))
+			return post("/import", `{"refresh_token":"`+elsewhere+`"}`)(b)
+		}, status: 502, reason: "exchange", who: "operator", text: "404"},
+		"disconnecting where nobody signs in": {
+			change: func(s *snapshot) { s.providers["idp"].settings.Grant = tokens.GrantServiceAccount },
+			do:     post("/disconnect", ``), status: 422, reason: "unavailable", who: "operator", text: "Nobody has signed in",
+		},
+		"nobody signs in": {change: func(s *snapshot) { s.providers["idp"].settings.Grant = tokens.GrantServiceAccount }, do: post("/authorize", ``), status: 422, reason: "unavailable", who: "operator", text: "Nobody signs in to idp; it works with the client's own credentials"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -336,7 +353,12 @@ func TestProviderViews(t *testing.T) {
 		p.settings.AdminConsentEndpoint = "https://login.example.net/v2.0/adminconsent"
 		p.settings.Rotation = tokens.RotationStrict
 		s.providers["other"].settings.Grant = tokens.GrantClientCredentials
+		s.providers["other"].settings.Credentials = []tokens.Credential{{Name: "client_certificate"}, {Name: "federated_token"}}
 	})
+	if got := b.admin("GET", "/providers", ""); !strings.Contains(got.body, `"credentials":["client_secret"]`) ||
+		!strings.Contains(got.body, `"credentials":["client_certificate","federated_token"]`) || strings.Contains(got.body, "has_client_secret") {
+		t.Errorf("%s", got.body)
+	}
 	idp, other := admin{b.app}.providers()[0], admin{b.app}.providers()[1]
 	if idp.Grant != "authorization_code" || !idp.DeviceCode || idp.Rotation != "strict" {
 		t.Errorf("%+v", idp)

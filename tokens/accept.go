@@ -18,6 +18,8 @@ type expected struct {
 	account Account
 	by      string
 	nonce   string // empty where none was sent
+	// imported is the [Token.Imported] to be.
+	imported string
 }
 
 // accept checks a grant and saves it. All ways of signing in end here.
@@ -67,6 +69,7 @@ func (f *Flow) accept(ctx context.Context, c *Client, p Provider, want expected,
 		Generation:   1,
 		AccessToken:  NewSecret(g.accessToken),
 		RefreshToken: NewSecret(g.refreshToken),
+		Imported:     want.imported,
 		Requested:    p.Scopes,
 		Scopes:       g.scopes,
 		Identity:     id,

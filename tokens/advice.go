@@ -21,13 +21,16 @@ const (
 	WhoNobody        Who = "nobody"        // it passes
 )
 
+// waiting is what to do about what passes, whatever it was that failed.
+const waiting = "wait; a renewal is tried again by itself, a sign-in or an import has to be begun anew"
+
 // adviceOn finds the advice on a failure: by Entra's numbers, else by the OAuth
 // error code and a word that refines it, the kind being one, else by the code.
 func adviceOn(numbers []int, description, code, suberror, kind string) (Advice, bool) {
 	if len(numbers) == 0 {
 		numbers = entraNumberIn(description)
 	}
-	if a, ok := entraAdvice(numbers); ok {
+	if a, ok := entraAdvice(numbers, kind); ok {
 		return a, true
 	}
 	for _, key := range []string{code + " " + suberror, code + " " + kind, code} {
@@ -40,7 +43,8 @@ func adviceOn(numbers []int, description, code, suberror, kind string) (Advice, 
 
 // codeAdvice is the advice by OAuth error code: those of RFC 6749, sections
 // 4.1.2.1 and 5.2, RFC 8628, section 3.5, OpenID Connect Core, section 3.1.2.6,
-// and Google's own.
+// and Google's own. What asks for a person is of the kind configuration where
+// nobody signs in.
 var codeAdvice = map[string]Advice{
 	"invalid_grant":               {"the provider has ended the sign-in, or does not accept what was presented", WhoOwner, "sign in again; a Google app that is still in the state Testing ends each sign-in after seven days: publish it"},
 	"invalid_grant invalid_rapt":  {"a rule of the organization ended the session after some time", WhoAdministrator, "trust the app in the Google Admin console, where the session length of Google Cloud is set; then sign in again"},
@@ -54,6 +58,11 @@ var codeAdvice = map[string]Advice{
 	"expired_token":               {"the code has expired", WhoOwner, "begin the sign-in anew"},
 	"bad_verification_code":       {"the code is not known", WhoOwner, "begin the sign-in anew"},
 	"authorization_pending":       {"the person has not entered the code yet", WhoOwner, "enter it"},
+
+	"interaction_required configuration": {"a rule of the organization wants to see a person, and nobody signs in here", WhoAdministrator, "exempt the application from that rule: from Conditional Access for workload identities, for one"},
+	"login_required configuration":       {"a rule of the organization wants to see a person, and nobody signs in here", WhoAdministrator, "exempt the application from that rule: from Conditional Access for workload identities, for one"},
+	"consent_required configuration":     {"no administrator has consented to the application", WhoAdministrator, "consent for the organization on the admin-consent page"},
+	"access_denied configuration":        {"the application is not permitted to send as the mailbox, or a rule of the organization says no", WhoAdministrator, "permit the application with exactly these scopes: by consent for the organization, or by domain-wide delegation for a service account"},
 
 	"invalid_client":            {"the provider does not accept the client id, or what proves the client", WhoOperator, "compare client_id and its secret or certificate with the registration"},
 	"deleted_client":            {"the client was deleted", WhoOperator, "register a client anew and set client_id"},
@@ -71,9 +80,9 @@ var codeAdvice = map[string]Advice{
 	"disallowed_useragent":  {"the provider does not accept this browser", WhoOwner, "use an ordinary browser"},
 	"admin_policy_enforced": {"a rule of the organization keeps the app out", WhoAdministrator, "trust the client id in the Google Admin console: Security, API controls, third-party app access"},
 
-	"temporarily_unavailable": {"the provider has trouble at the moment", WhoNobody, "wait; it is tried again"},
-	"server_error":            {"the provider has trouble at the moment", WhoNobody, "wait; it is tried again"},
-	"internal_failure":        {"the provider has trouble at the moment", WhoNobody, "wait; it is tried again"},
-	"slow_down":               {"the provider was asked too often", WhoNobody, "wait; it is tried again"},
-	"rate_limit_exceeded":     {"the provider was asked too often", WhoNobody, "wait; it is tried again"},
+	"temporarily_unavailable": {"the provider has trouble at the moment", WhoNobody, waiting},
+	"server_error":            {"the provider has trouble at the moment", WhoNobody, waiting},
+	"internal_failure":        {"the provider has trouble at the moment", WhoNobody, waiting},
+	"slow_down":               {"the provider was asked too often", WhoNobody, waiting},
+	"rate_limit_exceeded":     {"the provider was asked too often", WhoNobody, waiting},
 }

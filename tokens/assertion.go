@@ -50,6 +50,9 @@ type jwtClaims struct {
 // (RFC 7523, section 2.2; OpenID Connect Core, section 9). Its audience is the
 // token endpoint, whichever endpoint it is sent to.
 func (k *SigningKey) clientAssertion(p Provider, now time.Time) (string, error) {
+	if err := k.suits(&p); err != nil { // the file may have been replaced
+		return "", err
+	}
 	algorithm := "PS256"
 	if _, is := k.Signer.Public().(*ecdsa.PublicKey); is {
 		algorithm = "ES256"

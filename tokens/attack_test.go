@@ -138,6 +138,7 @@ func TestAttacks(t *testing.T) {
 			p.Name, p.IssRule = "other", IssIgnored
 			s.client = NewClient(p, f.server)
 		}},
+		"settings changed meanwhile":     {reason: ReasonProvider, then: func(_ *fixture, s *signIn) { s.client = reregistered(s.client) }},
 		"replay":                         {reason: ReasonSpent, first: true, then: win},
 		"replay elsewhere":               {reason: ReasonSpent, first: true, then: func(f *fixture, s *signIn) { win(f, s); anotherInstance(f, s) }},
 		"replay in parallel":             {reason: ReasonSpent, first: true, then: winOneOf(10)},
@@ -249,6 +250,7 @@ func TestAttacks(t *testing.T) {
 		"paste with a ticket":       {reason: ReasonSession, by: pasteWith(func(f *fixture, s *signIn, a *pasted) { a.session = newTicket(f, s) })},
 		"paste with a device":       {reason: ReasonSession, by: pasteWith(func(f *fixture, s *signIn, a *pasted) { a.session = beginDevice(f, s).Session })},
 		"paste session changed":     {reason: ReasonSession, by: pasteWith(func(_ *fixture, _ *signIn, a *pasted) { a.session = flip(a.session, -20) })},
+		"paste, settings changed":   {reason: ReasonProvider, by: pasteWith(func(_ *fixture, s *signIn, _ *pasted) { s.client = reregistered(s.client) })},
 		"paste to another account":  {reason: ReasonSession, by: pasteWith(func(_ *fixture, _ *signIn, a *pasted) { a.account.User = "boss@example.com" })},
 		"paste of another session":  {reason: ReasonState, by: pasteWith(func(f *fixture, s *signIn, a *pasted) { a.session = beginPaste(f, s).Session })},
 		"paste too late":            {reason: ReasonExpired, by: pasteWith(func(*fixture, *signIn, *pasted) { time.Sleep(flowLife + time.Second) })},
@@ -307,7 +309,15 @@ func TestAttacks(t *testing.T) {
 			f.server.Next(tokenstest.Set(map[string]any{"id_token": idToken(f, "boss@example.com")}))
 			return good
 		})},
-		"import of fewer scopes":     {reason: ReasonScope, posts: 1, before: func(f *fixture, _ *Provider) { f.server.Scope = "openid" }, by: imported(nil)},
+		"import of fewer scopes": {reason: ReasonScope, posts: 1, before: func(f *fixture, _ *Provider) { f.server.Scope = "openid" }, by: imported(nil)},
+		"import of what was in use": {reason: ReasonSpent, first: true, then: func(f *fixture, s *signIn) {
+			s.cookie = f.stored().RefreshToken.Reveal()
+			if err := f.source().Refresh(f.t.Context()); err != nil {
+				f.t.Fatal(err)
+			}
+		}, by: func(f *fixture, s *signIn) error {
+			return second(s.flow.Import(f.t.Context(), s.client, f.account, NewSecret(s.cookie), "ops"))
+		}},
 		"import of rubbish":          {reason: ReasonRefresh, by: imported(func(*fixture, string) string { return "a\r\nb" })},
 		"import of nothing":          {reason: ReasonRefresh, by: imported(func(*fixture, string) string { return "" })},
 		"import of what is in use":   {reason: ReasonSpent, by: imported(func(f *fixture, _ string) string { return f.stored().RefreshToken.Reveal() })},
@@ -336,6 +346,14 @@ func win(f *fixture, s *signIn) {
 	if _, err := s.complete(f.t.Context()); err != nil {
 		f.t.Fatal(err)
 	}
+}
+
+// reregistered is a client of the same provider after its settings were changed:
+// another server would get the code, and what proves whose it is.
+func reregistered(c *Client) *Client {
+	p := c.provider
+	p.Issuer, p.ClientID = "", "another-client"
+	return NewClient(p, c.http.Transport)
 }
 
 // lose completes a sign-in that fails.

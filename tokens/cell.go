@@ -70,6 +70,9 @@ type trouble struct {
 	// unlockable is since when the storage's lock can't be had; zero while it
 	// can.
 	unlockable time.Time
+	// behind is set when the last look found an older token than the one that was
+	// stored.
+	behind bool
 }
 
 // flight is work on a token that any number of callers wait for.
@@ -165,20 +168,47 @@ func (c *Cell) want(n int32) {
 func (c *Cell) dropLocked(due int64) {
 	c.newest, c.rest = nil, due
 	c.token.Store(nil)
+	if c.trouble != nil {
+		c.trouble.unlockable = time.Time{} // whoever overtakes it will not be known
+	}
 }
 
 // latest returns the newer one of a stored token and the one in memory: that
 // one may not be stored yet, and some storages answer for a while with what
 // they held before. An old refresh token must not be presented again. Saved
-// reports whether the token that is returned is stored.
+// reports whether the token that is returned is stored: if the storage shows an
+// older one it may have lost a write, and one too many does no harm.
 func (c *Cell) latest(stored *Token) (t *Token, saved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.newest != nil && c.newest.newerThan(stored) {
-		return c.newest, !c.unsaved
+	if c.newest == nil || !c.newest.newerThan(stored) {
+		c.overtakenLocked(stored)
+		c.unsaved = false // what was to be saved was overtaken
+		return stored, true
 	}
-	c.unsaved = false // what was to be saved was overtaken
-	return stored, true
+	// What stands in for a record that is missing was never issued.
+	if c.newest.supersedes(stored) && !stored.IssuedAt.IsZero() {
+		c.unsaved = true // whatever the storage had said of it
+	}
+	return c.newest, !c.unsaved
+}
+
+// overtakenLocked notes that another instance has issued a token: it has got the
+// storage's lock, which is not broken then.
+func (c *Cell) overtakenLocked(stored *Token) {
+	if c.trouble != nil && c.newest != nil && stored.supersedes(c.newest) {
+		c.trouble.unlockable = time.Time{}
+	}
+}
+
+// onlyCopy returns a token that is not stored; nil where there is none.
+func (c *Cell) onlyCopy() *Token {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.unsaved || c.newest == nil || c.newest.Revoked {
+		return nil
+	}
+	return c.newest
 }
 
 // looked notes a look at the storage.

@@ -182,7 +182,7 @@ func (c *Client) order(p Provider) []int {
 
 // refusal says which credential was refused, and what the server's numbers say.
 func refusal(name string, e *Error) error {
-	if a, known := entraAdvice(e.Numbers); known {
+	if a, known := entraAdvice(e.Numbers, e.Kind.String()); known {
 		return fmt.Errorf("%s was refused: %s", name, a.Meaning)
 	}
 	return fmt.Errorf("%s was refused", name)

@@ -21,7 +21,27 @@ func (c *crew) add(d *duty, s *Source) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.queue = append(c.queue, s)
-	if c.hands == c.most {
+	c.hireLocked(d)
+}
+
+// more makes room for another hand, while one waits.
+func (c *crew) more(d *duty) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.most++
+	c.hireLocked(d)
+}
+
+// fewer ends that.
+func (c *crew) fewer() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.most--
+}
+
+// hireLocked gets a hand for what is in the queue.
+func (c *crew) hireLocked(d *duty) {
+	if c.hands >= c.most || len(c.queue) == 0 {
 		return
 	}
 	c.hands++
@@ -45,6 +65,10 @@ func (c *crew) next(d *duty) *Source {
 			s.store.intents.done(s.account)
 		}
 		c.queue = nil
+		c.hands--
+		return nil
+	}
+	if c.hands > c.most {
 		c.hands--
 		return nil
 	}

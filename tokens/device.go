@@ -17,7 +17,8 @@ const (
 	// deviceInterval is the pause between polls where the provider names none,
 	// and what slow_down adds to it (RFC 8628, sections 3.2 and 3.5).
 	deviceInterval = 5 * time.Second
-	// deviceIntervalMax bounds the pause while the provider can't be reached.
+	// deviceIntervalMax bounds the pause to which trouble lengthens a shorter
+	// one.
 	deviceIntervalMax = time.Minute
 	// deviceLife is how long a device code lives where the provider does not
 	// say, and deviceLifeMax the longest that is believed.
@@ -67,6 +68,8 @@ type deviceSession struct {
 	// Next is when the provider may be asked again.
 	Next    time.Time `json:"next"`
 	Expires time.Time `json:"expires"`
+	// Lost: an answer of the provider was lost, which may have had the tokens.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // BeginDevice begins a sign-in by device code. By names who asks. The error is
@@ -162,7 +165,7 @@ func parseDevice(body []byte) (d *Device, code string, life time.Duration, err e
 		VerificationURI:         m.URI,
 		VerificationURIComplete: m.URIComplete,
 		Message:                 tidy(m.Message, m.DeviceCode),
-		Interval:                m.Interval.or(deviceInterval, deviceIntervalMax),
+		Interval:                m.Interval.or(deviceInterval, deviceLifeMax),
 	}
 	return d, m.DeviceCode, m.ExpiresIn.or(deviceLife, deviceLifeMax), nil
 }
@@ -186,9 +189,10 @@ func (s seconds) or(missing, most time.Duration) time.Duration {
 
 // PollDevice asks the provider, once, whether a person has signed in to the
 // account with the session's device code, and ends the sign-in if so, as
-// [Flow.Complete] does. A poll that comes too early does not reach the
-// provider. The error is a [*FlowError]; the sign-in is over then, and another
-// has to be begun.
+// [Flow.Complete] does. A poll that comes too early, or while another one is
+// under way, does not reach the provider; in this process the session that was
+// answered last counts, whichever comes. The error is a [*FlowError]; the
+// sign-in is over then, and another has to be begun.
 //
 // The caller's going away does not stop it: the answer may have the tokens.
 func (f *Flow) PollDevice(ctx context.Context, c *Client, a Account, session string) (*DevicePoll, error) {
@@ -203,13 +207,20 @@ func (f *Flow) PollDevice(ctx context.Context, c *Client, a Account, session str
 		return fail(ReasonSession, errors.New("the session was made for another account or client registration"))
 	}
 	now := f.now()
-	switch {
-	case !now.Before(s.Expires):
+	if !now.Before(s.Expires) {
 		return fail(ReasonExpired, errors.New("the device code has expired; start again"))
+	}
+	ctx = context.WithoutCancel(ctx)
+	turn, ok := f.devices.enter(s, session, now)
+	if !ok {
+		return &DevicePoll{Session: turn.sealed, Wait: max(turn.Interval, turn.Next.Sub(now))}, nil
+	}
+	defer f.devices.leave(&turn)
+	switch {
 	case f.Store.stateSpent(ctx, s.DeviceCode):
 		return fail(ReasonSpent, errSpent)
-	case now.Before(s.Next):
-		return &DevicePoll{Session: session, Wait: s.Next.Sub(now)}, nil
+	case now.Before(turn.Next):
+		return &DevicePoll{Session: turn.sealed, Wait: turn.Next.Sub(now)}, nil
 	}
 	p, err := c.deviceProvider(ctx, a)
 	if fe, ok := errors.AsType[*FlowError](err); ok && fe.Reason != ReasonExchange {
@@ -219,13 +230,12 @@ func (f *Flow) PollDevice(ctx context.Context, c *Client, a Account, session str
 	if err == nil {
 		underWay.begin()
 		defer underWay.end()
-		ctx = context.WithoutCancel(ctx)
 		g, err = c.post(ctx, "device code", p, url.Values{
 			"grant_type": {deviceGrant}, "device_code": {s.DeviceCode},
 		}, s.DeviceCode)
 	}
 	if err != nil {
-		return f.deviceWaits(s, err)
+		return f.deviceWaits(&turn, err)
 	}
 	_ = f.Store.claimState(ctx, s.DeviceCode, now) // a device code is good for one use at the provider, too
 	done, reason, err := f.accept(ctx, c, p, expected{account: a, by: s.By}, g)
@@ -237,32 +247,38 @@ func (f *Flow) PollDevice(ctx context.Context, c *Client, a Account, session str
 
 // deviceWaits says whether and when to go on after a poll that brought no token
 // (RFC 8628, section 3.5).
-func (f *Flow) deviceWaits(s deviceSession, err error) (*DevicePoll, error) {
+func (f *Flow) deviceWaits(s *deviceTurn, err error) (*DevicePoll, error) {
+	fail := func(r Reason, err error) (*DevicePoll, error) {
+		return nil, &FlowError{Reason: r, Account: s.Account, Err: err}
+	}
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
-		return nil, &FlowError{Reason: ReasonExchange, Account: s.Account, Err: err}
+		return fail(ReasonExchange, err)
 	}
 	var trouble error
 	switch {
 	case e.Code == "authorization_pending":
+		s.Lost = false // there was nothing to lose
 	case e.Code == "slow_down":
 		s.Interval += deviceInterval
-	case e.Kind == KindTransient:
-		s.Interval, trouble = min(2*s.Interval, deviceIntervalMax), err
+	case e.Temporary():
+		s.Interval, trouble = max(s.Interval, min(2*s.Interval, deviceIntervalMax)), err
+		s.Lost = s.Lost || e.Kind == KindAmbiguous
 	case e.Code == "access_denied", e.Code == "authorization_declined":
-		return nil, &FlowError{Reason: ReasonDenied, Account: s.Account, Err: err}
+		return fail(ReasonDenied, err)
 	case e.Code == "expired_token":
-		return nil, &FlowError{Reason: ReasonExpired, Account: s.Account, Err: fmt.Errorf("%w; start again", err)}
-	case e.Kind == KindAmbiguous:
-		return nil, &FlowError{Reason: ReasonExchange, Account: s.Account, Err: fmt.Errorf("%w; if the person had consented, the tokens are lost with that answer: start again", err)}
+		return fail(ReasonExpired, fmt.Errorf("%w; start again", err))
+	case s.Lost && e.Code == "invalid_grant":
+		return fail(ReasonExchange, fmt.Errorf("%w; the person may have consented, and the tokens been lost with an answer before: start again", err))
 	default:
-		return nil, &FlowError{Reason: ReasonExchange, Account: s.Account, Err: fmt.Errorf("%w; start again", err)}
+		return fail(ReasonExchange, fmt.Errorf("%w; start again", err))
 	}
 	wait := max(s.Interval, e.RetryAfter)
 	s.Next = f.now().UTC().Add(wait)
-	session, err := f.seal(deviceName, s)
+	session, err := f.seal(deviceName, s.deviceSession)
 	if err != nil {
-		return nil, &FlowError{Reason: ReasonStorage, Account: s.Account, Err: err}
+		return fail(ReasonStorage, err)
 	}
+	s.sealed = session
 	return &DevicePoll{Session: session, Wait: wait, Trouble: trouble}, nil
 }

@@ -99,7 +99,8 @@ func TestDeviceAnswers(t *testing.T) {
 		"interval zero":     {members: map[string]any{"interval": 0}, interval: 5 * time.Second},
 		"interval a string": {members: map[string]any{"interval": "7"}, interval: 7 * time.Second},
 		"interval odd":      {members: map[string]any{"interval": []int{1}}, interval: 5 * time.Second},
-		"interval huge":     {members: map[string]any{"interval": 1e18}, interval: time.Minute},
+		"interval long":     {members: map[string]any{"interval": 120}, interval: 2 * time.Minute},
+		"interval huge":     {members: map[string]any{"interval": 1e18}, interval: time.Hour},
 		"no end":            {members: map[string]any{"expires_in": nil}, life: 15 * time.Minute},
 		"an end far off":    {members: map[string]any{"expires_in": 1e18}, life: time.Hour},
 		"Google's URL":      {members: map[string]any{"verification_uri": nil, "verification_url": "https://www.google.com/device"}},
@@ -153,7 +154,7 @@ func TestDevicePollFails(t *testing.T) {
 		"expired":            {reply: tokenstest.Fail(400, "expired_token", ""), reason: ReasonExpired, text: "start again"},
 		"unknown code":       {reply: tokenstest.Fail(400, "bad_verification_code", ""), reason: ReasonExchange, text: "start again"},
 		"no public client":   {reply: tokenstest.Fail(401, "invalid_client", "AADSTS7000218"), reason: ReasonExchange},
-		"lost answer":        {reply: tokenstest.Lose(), reason: ReasonExchange, text: "tokens are lost with that answer: start again"},
+		"lost answer":        {reply: tokenstest.Lose(), wait: 10 * time.Second},
 		"code in the answer": {reply: tokenstest.Echo(), reason: ReasonExchange, text: redacted},
 		"server in trouble":  {reply: tokenstest.Status(503, ""), wait: 10 * time.Second},
 		"word of a broken":   {reply: tokenstest.Fail(500, "access_denied", ""), wait: 10 * time.Second},
@@ -195,6 +196,174 @@ func TestDevicePollFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Tokens that were lost with an answer are spoken of only where they may have
+// been.
+func TestDeviceTokensLost(t *testing.T) {
+	t.Parallel()
+	const lost = "tokens been lost"
+	for name, between := range map[string]tokenstest.Reply{"at once": nil, "after a wait": tokenstest.Fail(400, "slow_down", ""), "not yet": tokenstest.Fail(400, "authorization_pending", "")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				c := f.deviceClient()
+				session := allowedDevice(f, &signIn{flow: f.flow(), client: c}, f.account.User)
+				ask := func() error {
+					flow := &Flow{Store: NewStore(f.storage, f.keys), Keys: f.keys}
+					poll, err := flow.PollDevice(t.Context(), c, f.account, session)
+					if err == nil {
+						session = poll.Session
+						time.Sleep(poll.Wait)
+					}
+					return err
+				}
+				f.server.Next(tokenstest.Lose())
+				if err := ask(); err != nil {
+					t.Fatal(err)
+				}
+				if between != nil {
+					f.server.Next(between)
+					if err := ask(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var fe *FlowError
+				if err := ask(); !errors.As(err, &fe) || fe.Reason != ReasonExchange || strings.Contains(err.Error(), lost) == (name == "not yet") {
+					t.Errorf("error %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A device code that was used never reaches the provider again, whichever
+// session comes, as long as it lives.
+func TestDeviceCodeOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		c := f.deviceClient()
+		f.server.Next(tokenstest.Set(map[string]any{"expires_in": 3600}))
+		first := allowedDevice(f, &signIn{flow: f.flow(), client: c}, f.account.User)
+		flow := f.flow()
+		if poll, err := flow.PollDevice(t.Context(), c, f.account, first); err != nil || poll.Completed == nil {
+			t.Fatalf("%+v, %v", poll, err)
+		}
+		canceled, cancel := context.WithCancel(t.Context())
+		cancel()
+		for _, wait := range []time.Duration{0, 21 * time.Minute, 38 * time.Minute} {
+			time.Sleep(wait)
+			if err := f.store.SweepStates(t.Context(), time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			for name, ctx := range map[string]context.Context{"caller": t.Context(), "caller who leaves": canceled} {
+				elsewhere := &Flow{Store: NewStore(f.storage, f.keys), Keys: f.keys}
+				for place, flow := range map[string]*Flow{"here": flow, "elsewhere": elsewhere} {
+					var fe *FlowError
+					if _, err := flow.PollDevice(ctx, c, f.account, first); !errors.As(err, &fe) || fe.Reason != ReasonSpent {
+						t.Errorf("%s, %s, after %v: %v", name, place, wait, err)
+					}
+				}
+			}
+		}
+		if n := f.polls(); n != 1 {
+			t.Errorf("%d polls", n)
+		}
+	})
+}
+
+func TestDevicePollsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		flow, c := f.flow(), f.deviceClient()
+		session := allowedDevice(f, &signIn{flow: flow, client: c}, f.account.User)
+		gate := make(chan struct{})
+		f.server.Next(tokenstest.Wait(gate))
+		done := make(chan *DevicePoll, 1)
+		go func() {
+			poll, _ := flow.PollDevice(t.Context(), c, f.account, session)
+			done <- poll
+		}()
+		synctest.Wait()
+		for range 3 {
+			poll, err := flow.PollDevice(t.Context(), c, f.account, session)
+			if err != nil || poll.Completed != nil || poll.Wait != 5*time.Second || poll.Session == "" {
+				t.Errorf("beside it: %+v, %v", poll, err)
+			}
+		}
+		close(gate)
+		if poll := <-done; poll == nil || poll.Completed == nil || f.polls() != 1 {
+			t.Errorf("%+v; %d polls", poll, f.polls())
+		}
+	})
+}
+
+// An old session asks no earlier, and no oftener, than the newest.
+func TestDeviceOldSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		flow, c := f.flow(), f.deviceClient()
+		d, err := flow.BeginDevice(t.Context(), c, f.account, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(d.Interval)
+		for range 2 {
+			f.server.Next(tokenstest.Fail(400, "slow_down", ""))
+			for n := range 5 {
+				polls := f.polls()
+				poll, err := flow.PollDevice(t.Context(), c, f.account, d.Session)
+				if err != nil || (f.polls() > polls) != (n == 0) || poll.Session == d.Session || poll.Wait <= d.Interval {
+					t.Fatalf("call %d: %+v, %v, %d polls", n, poll, err, f.polls()-polls)
+				}
+			}
+			d.Interval += deviceInterval
+			time.Sleep(d.Interval)
+		}
+		if err := f.server.Allow(d.UserCode, f.account.User); err != nil {
+			t.Fatal(err)
+		}
+		if poll, err := flow.PollDevice(t.Context(), c, f.account, d.Session); err != nil || poll.Completed == nil {
+			t.Errorf("%+v, %v", poll, err)
+		}
+		// Codes that have expired are forgotten.
+		time.Sleep(deviceLifeMax)
+		if d, err = flow.BeginDevice(t.Context(), c, f.account, ""); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = flow.PollDevice(t.Context(), c, f.account, d.Session)
+		if n := len(flow.devices.codes); n != 1 {
+			t.Errorf("%d codes are remembered", n)
+		}
+	})
+}
+
+// Trouble lengthens the interval and never shortens it.
+func TestDeviceIntervalGrows(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		flow, c := f.flow(), f.deviceClient()
+		f.server.Next(tokenstest.Set(map[string]any{"interval": 60}))
+		d, err := flow.BeginDevice(t.Context(), c, f.account, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, wait := d.Session, d.Interval
+		for _, reply := range []tokenstest.Reply{tokenstest.Fail(400, "slow_down", ""), tokenstest.Status(503, ""), tokenstest.Lose()} {
+			time.Sleep(wait)
+			f.server.Next(reply)
+			poll, err := flow.PollDevice(t.Context(), c, f.account, session)
+			if err != nil || poll.Wait != 65*time.Second {
+				t.Fatalf("%+v, %v", poll, err)
+			}
+			session, wait = poll.Session, poll.Wait
+		}
+	})
 }
 
 // The endpoint is found in the metadata, also where the others were given.

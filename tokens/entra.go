@@ -14,6 +14,10 @@ var entraPassing = []int{
 	90006, 90012, 90024, 90033, 90055, 90090, 90091,
 }
 
+// entraNoConsent is the number of a consent that is missing: a person's, or an
+// administrator's where nobody signs in.
+const entraNoConsent = 65001
+
 // maxNumbers is the most numbers of one answer that are kept.
 const maxNumbers = 8
 
@@ -48,9 +52,13 @@ func entraNumberIn(text string) []int {
 	return []int{n}
 }
 
-// entraAdvice returns the advice on the first number that is known.
-func entraAdvice(numbers []int) (Advice, bool) {
+// entraAdvice returns the advice on the first number that is known, the failure
+// being of the given kind.
+func entraAdvice(numbers []int, kind string) (Advice, bool) {
 	for _, n := range numbers {
+		if kind == KindConfig.String() && n == entraNoConsent {
+			return codeAdvice["consent_required configuration"], true
+		}
 		for _, row := range entraRows {
 			if slices.Contains(row.numbers, n) {
 				return row.advice, true
@@ -61,7 +69,8 @@ func entraAdvice(numbers []int) (Advice, bool) {
 }
 
 // entraRows are the AADSTS numbers that deserve an advice of their own.
-// Microsoft may change numbers: nothing but the advice depends on them.
+// Microsoft may change numbers: besides the advice, only what passes depends on
+// them; see entraPassing.
 var entraRows = []struct {
 	numbers []int
 	advice  Advice
@@ -82,6 +91,7 @@ var entraRows = []struct {
 	{[]int{7000218}, Advice{"the app needs a client secret or certificate, and none was sent", WhoOperator, "give a client secret or certificate, or allow public client flows in the app registration"}},
 	{[]int{700025}, Advice{"the app is a public client, which has no secret", WhoOperator, "take the client secret out of the configuration, or register the redirect URI under the platform Web"}},
 	{[]int{700027, 700030}, Advice{"the certificate is not one of the app's, or has expired", WhoOperator, "upload the certificate, without its key, to the app registration"}},
+	{[]int{5002738}, Advice{"the certificate's key is of a kind that the provider does not take", WhoOperator, "make a certificate with an RSA key, upload it to the app registration, and give both here"}},
 	// What is asked for.
 	{[]int{70011}, Advice{"a scope is not valid", WhoOperator, "correct scopes; .default can't be mixed with others"}},
 	{[]int{700022}, Advice{"the scopes are of several resources", WhoOperator, "ask for scopes of the mail service alone: a token is for one resource"}},
@@ -90,7 +100,7 @@ var entraRows = []struct {
 	{[]int{650056, 650057}, Advice{"the app lacks the permission that the scopes name", WhoOperator, "add SMTP.Send, or SMTP.SendAsApp without a person, to the app's API permissions, and have an administrator consent"}},
 	{[]int{900144, 901002, 9002313}, Advice{"the request is not well formed", WhoOperator, "correct the scopes and additional parameters; if there are none, report this as a bug"}},
 	// Consent and permission.
-	{[]int{65001}, Advice{"nobody has consented to the app", WhoOwner, "sign in again and accept, or have an administrator consent for the organization"}},
+	{[]int{entraNoConsent}, Advice{"nobody has consented to the app", WhoOwner, "sign in again and accept, or have an administrator consent for the organization"}},
 	{[]int{65004}, Advice{"the person did not consent", WhoOwner, "sign in again and accept"}},
 	{[]int{90094, 90095}, Advice{"the organization wants an administrator to consent", WhoAdministrator, "consent for the organization on the admin-consent page"}},
 	{[]int{50105}, Advice{"the mailbox is not assigned to the app", WhoAdministrator, "assign it under Enterprise applications, Users and groups"}},
@@ -116,5 +126,5 @@ var entraRows = []struct {
 	{[]int{70016}, Advice{"the person has not entered the code yet", WhoOwner, "enter it"}},
 	{[]int{50134, 70018, 70019}, Advice{"the code is wrong or has expired", WhoOwner, "begin the sign-in anew"}},
 	// What passes.
-	{entraPassing, Advice{"the provider has trouble at the moment", WhoNobody, "wait; it is tried again"}},
+	{entraPassing, Advice{"the provider has trouble at the moment", WhoNobody, waiting}},
 }

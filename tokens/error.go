@@ -53,8 +53,8 @@ type Error struct {
 	Description string
 	// Suberror refines Code, where the provider has such a word.
 	Suberror string
-	// Numbers are Entra's (error_codes). They refine the advice, no more: the
-	// class comes from Code.
+	// Numbers are Entra's (error_codes). They refine the advice, and tell an
+	// invalid_grant that passes from one that does not.
 	Numbers []int
 	// TraceID and CorrelationID are what Entra's support asks for. They are no
 	// secrets, and a stranger's: escape them.
@@ -123,10 +123,13 @@ func (e *Error) Advice() (Advice, bool) {
 func kindOf(code string, status int) Kind {
 	switch code {
 	case "invalid_grant", "interaction_required", "login_required", "consent_required",
-		"access_denied", "authorization_declined", "expired_token", "bad_verification_code":
+		"access_denied", "authorization_declined", "expired_token", "bad_verification_code",
+		"account_selection_required", "disallowed_useragent":
 		return KindNeedsPerson
 	case "invalid_client", "unauthorized_client", "invalid_scope", "invalid_request",
-		"invalid_resource", "unsupported_grant_type", "invalid_target", "deleted_client":
+		"invalid_resource", "unsupported_grant_type", "invalid_target", "deleted_client",
+		"unsupported_response_type", "redirect_uri_mismatch", "org_internal",
+		"access_not_configured", "admin_policy_enforced":
 		return KindConfig
 	case "temporarily_unavailable", "server_error", "slow_down", "authorization_pending",
 		"rate_limit_exceeded", "internal_failure":
@@ -139,6 +142,17 @@ func kindOf(code string, status int) Kind {
 		return KindConfig
 	}
 	return KindTransient
+}
+
+// authorizationKind maps an error code of an authorization response. Two of them
+// pass (RFC 6749, section 4.1.2.1); what is not known is a no, since no status
+// says otherwise.
+func authorizationKind(code string) Kind {
+	kind := kindOf(code, 0)
+	if kind == KindTransient && code != "server_error" && code != "temporarily_unavailable" {
+		return KindNeedsPerson
+	}
+	return kind
 }
 
 const maxDescription = 300

@@ -47,6 +47,8 @@ type Flow struct {
 	Verify func(ctx context.Context, a Account, accessToken string) error
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+
+	devices deviceTurns
 }
 
 // ErrRefused: the mail server does not let the new token open the mailbox.
@@ -55,10 +57,12 @@ var ErrRefused = errors.New("the mail server refuses the token for this mailbox"
 // pending is a sign-in under way. Sealed, it is the cookie of the browser, or
 // the session of a paste.
 type pending struct {
-	Ticket   Ticket `json:"ticket"`
-	State    string `json:"state"`
-	Nonce    string `json:"nonce"`
-	Verifier string `json:"verifier"`
+	Ticket Ticket `json:"ticket"`
+	// Registration is the client that the person was asked for.
+	Registration string `json:"registration"`
+	State        string `json:"state"`
+	Nonce        string `json:"nonce"`
+	Verifier     string `json:"verifier"`
 }
 
 func (f *Flow) now() time.Time {
@@ -102,7 +106,7 @@ func (f *Flow) begin(ctx context.Context, c *Client, t Ticket) (address string, 
 	if err != nil {
 		return "", nil, &FlowError{Reason: ReasonExchange, Account: t.Account, Err: err}
 	}
-	pend = &pending{Ticket: t, State: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+	pend = &pending{Ticket: t, Registration: c.registration, State: rand.Text(), Verifier: oauth2.GenerateVerifier()}
 	pend.Ticket.Expires = f.now().Add(flowLife).UTC()
 	if slices.Contains(p.Scopes, "openid") {
 		pend.Nonce = rand.Text()
@@ -190,7 +194,7 @@ func (f *Flow) complete(ctx context.Context, c *Client, response url.Values, pen
 	secrets := []string{pend.State, pend.Nonce, pend.Verifier, response.Get("code")}
 	if code := response.Get("error"); code != "" {
 		return fail(ReasonDenied, &Error{
-			Op: "authorization", Kind: kindOf(code, 0), Account: account,
+			Op: "authorization", Kind: authorizationKind(code), Account: account,
 			Code: tidy(code, secrets...), Description: tidy(response.Get("error_description"), secrets...),
 		})
 	}
@@ -204,7 +208,7 @@ func (f *Flow) complete(ctx context.Context, c *Client, response url.Values, pen
 	if err != nil {
 		return fail(ReasonExchange, err)
 	}
-	done, reason, err := f.accept(ctx, c, p, expected{account, pend.Ticket.By, pend.Nonce}, g)
+	done, reason, err := f.accept(ctx, c, p, expected{account: account, by: pend.Ticket.By, nonce: pend.Nonce}, g)
 	if err != nil {
 		return fail(reason, err)
 	}
@@ -224,6 +228,10 @@ func (f *Flow) match(c *Client, response url.Values, pend *pending) error {
 	}
 	if err := c.signsIn(account); err != nil {
 		return err
+	}
+	if pend.Registration != c.registration {
+		// Its code is no business of whoever is behind the settings now.
+		return &FlowError{Reason: ReasonProvider, Account: account, Err: errors.New("the provider's issuer, endpoint or client id was changed since this was begun; begin anew")}
 	}
 	if f.now().After(pend.Ticket.Expires) {
 		return &FlowError{Reason: ReasonExpired, Account: account, Err: errors.New("the sign-in took more than ten minutes")}

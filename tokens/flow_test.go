@@ -238,6 +238,29 @@ func TestDeniedText(t *testing.T) {
 	}
 }
 
+// What an authorization response's error code says: what is not known is a no.
+func TestDeniedKinds(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]Kind{
+		"access_denied": KindNeedsPerson, "login_required": KindNeedsPerson, "account_selection_required": KindNeedsPerson,
+		"disallowed_useragent": KindNeedsPerson, "AADSTS900971": KindNeedsPerson, "slow_down": KindNeedsPerson,
+		"invalid_scope": KindConfig, "unsupported_response_type": KindConfig, "redirect_uri_mismatch": KindConfig,
+		"org_internal": KindConfig, "admin_policy_enforced": KindConfig, "access_not_configured": KindConfig,
+		"server_error": KindTransient, "temporarily_unavailable": KindTransient,
+	} {
+		t.Run(code, func(t *testing.T) {
+			t.Parallel()
+			f := setUp(t)
+			s := f.signIn(f.flow(), f.client, f.account.User)
+			s.response = url.Values{"state": {s.response.Get("state")}, "error": {code}, "iss": {f.server.Issuer}}
+			_, err := s.complete(t.Context())
+			if e, _ := errors.AsType[*Error](err); e == nil || e.Kind != want {
+				t.Errorf("%v: want %v", err, want)
+			}
+		})
+	}
+}
+
 // What is allowed, though it looks odd.
 func TestSignInAllowed(t *testing.T) {
 	t.Parallel()
@@ -411,9 +434,10 @@ func second[T any](_ T, err error) error { return err }
 const (
 	goldenTicket = "T01TUgEjCTv4pkCoxEILNP-IoEX_hiFOpRSKOvxmIqv3tuRSsrP642kmSXE3m3KqmAXoeBTMmxVnTQcJwVnYyzXANGxIk7M5G9VF" +
 		"OrxI-ByhHxzZUS-WqfKxxHUP4r3Pln11-IvWn70uc2mUtsavHN7moq-6TeEyRNiBe0wEFs9a36kVqdxPD2MBRqepyzWn5A"
-	goldenCookie = "T01TUgEjCTv4FQX4W-TBrSyaw7jhGK-yJhvWR4GBeZRODosF8Oc4GzlOB2RWwJjaIcDhJz2w1bYXwYCK0_1r2KlrYeX4tatTviXf" +
-		"JwiKfCcESO0nYbmWE99_B4SM75YWkn5t3ys1po5wQqqwZGtpXQpAQm0jTDLaSfw56MqE1zENstSMOI6R4KPyy-nzWkMD35l64QRS" +
-		"H6MCeFrqOWLY2ajRfCfLr7WblKu5Sj0ld60x0t_Fn8NPa92HUQ5wh57TkQ"
+	goldenCookie = "T01TUgEjCTv47wtnP0GJgokuNqlyJdTlM2dtJf6vACz1Zt4pz0RHjIceenc8b-JtuIFXJnb0lr3dApXclBJU_Rk142OI101mmZ-l" +
+		"KBQzYQy6NFVzl6hG9r7RryLT7McFhZC_afn0LHYi7DAt2aZR_0gneAo4rVMMudbXpIGmLtRlXtgZZGIecdCcKIJkvXdcguHVG7kw" +
+		"UKTr5HLEN-oIwULf3wAh0wnhDii9Bou4-qmMuiNyTuIMAO-RXxPIGH2iMAzJgXZqLOM0LWFFP3gKgBwgwCaX8PTG2rNlmfb4L7v3" +
+		"Z-TBKwQtrqqe33cbGRVwXwAkb0MaSGi1Cs4qIHJtCEsXy4ZJSeiYWK-0YyzGb1LebOU"
 )
 
 func FuzzTicket(f *testing.F) {

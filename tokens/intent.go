@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +24,7 @@ const (
 	// has noted, where that takes long.
 	intentBeat = 2500 * time.Millisecond
 	// intentSilence is how long a record is the same until its instance counts as
-	// dead. Its clock is not asked.
+	// dead.
 	intentSilence = 5 * time.Second
 	// intentKeep is how long a settled record lies before it is deleted.
 	intentKeep = time.Minute
@@ -259,7 +260,8 @@ func (n *intents) beat() {
 	}
 }
 
-// abandoned returns the records of instances that have gone silent.
+// abandoned returns the records of instances that have gone silent, the oldest
+// first.
 func (n *intents) abandoned(ctx context.Context) ([]*otherIntents, error) {
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
@@ -288,6 +290,9 @@ func (n *intents) abandoned(ctx context.Context) ([]*otherIntents, error) {
 			delete(n.others, key)
 		}
 	}
+	// The oldest first: their accounts' locks are free, and those of who has just
+	// died are good for a while.
+	slices.SortFunc(silent, func(a, b *otherIntents) int { return a.since.Compare(b.since) })
 	return silent, nil
 }
 
@@ -318,6 +323,12 @@ func (n *intents) look(ctx context.Context, key string, now time.Time) (*otherIn
 		return nil, nil //nolint:nilerr // see above
 	}
 	o.intents = r.Intents
+	// A process that has just started waits for no silence where the record tells
+	// that it was long enough: a provider's grace is short. Where the clocks differ
+	// and the instance lives, its locks tell.
+	if age := now.Sub(r.Written); age >= intentSilence && age < intentLife {
+		o.since = r.Written
+	}
 	return o, nil
 }
 

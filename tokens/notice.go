@@ -52,12 +52,24 @@ func (s *Source) notice(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.trouble != nil && (err != nil || !known.supersedes(stored)) {
+		c.trouble.behind = false
+	}
 	switch {
 	case !c.noticeableLocked() || c.newest != known || c.epoch != epoch:
 	case err != nil:
 		s.log().Info("the account was disconnected at another instance")
 		c.resetLocked(nil)
-	case !stored.supersedes(known): // an old one, from a storage that lags behind
+	case known.supersedes(stored):
+		// A storage that lags behind, or that has lost a write.
+		if b := c.troubleLocked(); !b.behind {
+			b.behind = true
+			break
+		}
+		s.log().Warn("the storage has lost a token, or lags behind for long; the token is stored again, check the storage")
+		c.trouble.behind, c.unsaved = false, true
+		c.pokeLocked()
+	case !stored.supersedes(known):
 	case !stored.belongsTo(s.client.registration):
 		s.log().Warn("the account was authorized anew at another provider or client; is an instance's configuration old?")
 		c.resetLocked(nil)
@@ -65,6 +77,7 @@ func (s *Source) notice(ctx context.Context) error {
 		s.log().Info("the account was authorized at another instance")
 		c.resetLocked(stored)
 	default:
+		c.overtakenLocked(stored)
 		c.setLocked(stored)
 	}
 	return nil

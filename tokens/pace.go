@@ -87,6 +87,46 @@ func (p *pacer) waitLocked(level float64) time.Duration {
 type permit struct {
 	p     *pacer
 	spent bool
+	// lent is set when the place was given back before the end, and over at the
+	// end; p.mu guards both.
+	lent, over bool
+	// onLend is told of the former; optional.
+	onLend func()
+}
+
+// lendAfter is how long a permit is kept while its holder waits for an
+// account's lock.
+const lendAfter = 500 * time.Millisecond
+
+// lend gives the place to others if the wait that begins takes long: the lock of
+// a process that has died is good for another ten seconds, and four of them would
+// keep a host's accounts waiting. The refresh is made all the same, as one more.
+// The func that is returned ends the wait. A nil permit has none to give.
+func (t *permit) lend() (ended func() bool) {
+	if t == nil {
+		return func() bool { return true }
+	}
+	return time.AfterFunc(lendAfter, func() {
+		t.p.mu.Lock()
+		defer t.p.mu.Unlock()
+		if t.over {
+			return
+		}
+		t.lent = true
+		t.p.freeLocked()
+		if t.onLend != nil {
+			t.onLend()
+		}
+	}).Stop
+}
+
+// freeLocked makes place for another background refresh.
+func (p *pacer) freeLocked() {
+	p.busy--
+	if p.freed != nil {
+		close(p.freed)
+		p.freed = nil
+	}
 }
 
 // background waits until a background refresh may be made. The permit must be
@@ -143,19 +183,19 @@ func (p *pacer) tryBackground(now time.Time) (time.Duration, <-chan struct{}) {
 }
 
 // release ends a background refresh. One that was not made after all does not
-// count.
-func (t *permit) release() {
+// count. It reports whether the place was lent.
+func (t *permit) release() (lent bool) {
 	p := t.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.busy--
 	if !t.spent {
 		p.level++
 	}
-	if p.freed != nil {
-		close(p.freed)
-		p.freed = nil
+	t.over = true
+	if !t.lent {
+		p.freeLocked()
 	}
+	return t.lent
 }
 
 // onDemand counts a refresh that somebody waits for and returns how long it has

@@ -26,7 +26,7 @@ type Paste struct {
 // [*FlowError], or one of the key ring.
 func (f *Flow) BeginPaste(ctx context.Context, c *Client, a Account, by, prompt string) (*Paste, error) {
 	if c.provider.RedirectURI == "" && !c.provider.Grant.Unattended() {
-		return nil, &FlowError{Reason: ReasonUnavailable, Account: a, Err: errors.New("the provider has no redirect URI")}
+		return nil, &FlowError{Reason: ReasonUnavailable, Account: a, Err: errors.New("the provider has no redirect URI; set redirect_base, or the provider's redirect_uri")}
 	}
 	address, pend, err := f.begin(ctx, c, f.ticket(a, by, prompt))
 	if err != nil {
@@ -54,7 +54,11 @@ func (f *Flow) CompletePaste(ctx context.Context, c *Client, a Account, address,
 	if err != nil {
 		return nil, &FlowError{Reason: ReasonAddress, Account: a, Err: err}
 	}
-	return f.complete(ctx, c, response, &pend)
+	done, err := f.complete(ctx, c, response, &pend)
+	if e, ok := errors.AsType[*FlowError](err); ok {
+		e.ticket = Ticket{} // no browser has proved anything
+	}
+	return done, err
 }
 
 // maxAddress is the longest address that can be pasted, in octets.

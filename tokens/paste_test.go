@@ -69,7 +69,8 @@ func TestPasteNeedsARedirectURI(t *testing.T) {
 	p := f.provider()
 	p.RedirectURI = ""
 	var fe *FlowError
-	if _, err := f.flow().BeginPaste(t.Context(), NewClient(p, f.server), f.account, "", ""); !errors.As(err, &fe) || fe.Reason != ReasonUnavailable {
+	if _, err := f.flow().BeginPaste(t.Context(), NewClient(p, f.server), f.account, "", ""); !errors.As(err, &fe) || fe.Reason != ReasonUnavailable ||
+		!strings.Contains(err.Error(), "redirect_base") || !strings.Contains(err.Error(), "redirect_uri") {
 		t.Errorf("error %v", err)
 	}
 }

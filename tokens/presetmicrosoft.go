@@ -37,6 +37,7 @@ func entra(login, people, apps string, servers ...string) preset {
 			DeviceAuthorizationEndpoint: base + "/oauth2/v2.0/devicecode",
 			AdminConsentEndpoint:        base + "/v2.0/adminconsent",
 			AuthStyle:                   AuthPost,
+			RSAOnly:                     true, // "Certificate credentials": PS256
 			ScopeOnRefresh:              true,
 			IssRule:                     IssIgnored,
 			PickerPrompt:                "select_account",

@@ -36,6 +36,9 @@ type Provider struct {
 	// Credentials prove the client, tried in their order; none for a public
 	// client.
 	Credentials []Credential
+	// RSAOnly: the server takes assertions of RSA keys only, which concerns
+	// certificates among the Credentials.
+	RSAOnly bool
 	// Public: the server knows public clients only, which have no Credentials.
 	Public bool
 	// AuthStyle is how a client secret is sent to the token endpoint.
@@ -251,6 +254,15 @@ func (p *Provider) checkGrant() error {
 	for _, c := range p.Credentials {
 		if err := c.check(); err != nil {
 			return err
+		}
+		if c.Key == nil {
+			continue
+		}
+		// One that can't be read now may be readable when it is needed.
+		if key, err := c.Key(); err == nil && key != nil {
+			if err := key.suits(p); err != nil {
+				return fmt.Errorf("%s: %w", c.Name, err)
+			}
 		}
 	}
 	return nil

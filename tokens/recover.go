@@ -21,17 +21,29 @@ func (d *duty) recover() {
 	}
 	defer n.reading.Unlock()
 	silent, err := n.abandoned(d.ctx)
-	if err != nil {
-		d.logger().Warn("looking for refreshes that were cut short", "error", err)
-	}
+	d.complain("looking for refreshes that were cut short", err)
 	for _, o := range silent {
 		if !o.settled {
 			o.settled = d.settle(o.intents)
 		}
 		if err := n.forget(d.ctx, o); err != nil {
-			d.logger().Warn("dropping what is settled of refreshes that were cut short", "error", err)
+			o.since = time.Now() // it may lie for another while
+			d.complain("dropping what is settled of refreshes that were cut short", err)
 		}
 	}
+}
+
+// complain logs what keeps cut refreshes from being found, once until something
+// else does, or nothing.
+func (d *duty) complain(what string, err error) {
+	said := ""
+	if err != nil {
+		said = err.Error()
+	}
+	if said != "" && said != d.complaint {
+		d.logger().Warn(what, "error", err)
+	}
+	d.complaint = said
 }
 
 // settle takes up refreshes, and reports whether none is open any more.

@@ -46,14 +46,21 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 		}
 		first = t
 		s.cell.publish(t, saved) // to be used while it lasts, whatever comes
+		if !saved { // that waits for no turn
+			if t, saved, err = s.secure(ctx, want); err != nil {
+				return err
+			}
+		}
 		if saved && enough(t) {
 			return nil
 		}
-		if err := s.takeTurn(want, saved); err != nil {
+		if err := s.takeTurn(want); err != nil {
 			return err
 		}
 	}
+	got := want.permit.lend()
 	unlock, lockErr := s.lock(ctx)
+	got()
 	if unlock != nil {
 		defer unlock()
 	}
@@ -70,26 +77,52 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 		return lockErr
 	}
 	if !saved {
-		if err := s.store.Save(ctx, t); err == nil {
-			saved = true
-			s.cell.publish(t, true)
-		} else if t.usable(s.now()) && !want.force && !s.cell.refusedToken(t) {
-			return s.fail("storing token", KindTransient, err)
-		}
-		// Else the storage's trouble outlasted the token. Another unsaved one
-		// risks no more than this one does.
-		if saved && enough(t) {
-			return nil
+		if saved, err = s.keep(ctx, t, want); err != nil || saved && enough(t) {
+			return err
 		}
 	}
 	return s.refresh(ctx, t, saved, want)
 }
 
+// secure stores a token that may be in memory only, under the account's lock,
+// and returns the newest one then.
+func (s *Source) secure(ctx context.Context, want renewal) (t *Token, saved bool, err *Error) {
+	unlock, lockErr := s.lock(ctx)
+	if unlock != nil {
+		defer unlock()
+	}
+	if t, saved, err = s.look(ctx); err != nil {
+		return nil, false, err
+	}
+	s.cell.publish(t, saved)
+	if saved {
+		return t, true, nil
+	}
+	if lockErr != nil {
+		return nil, false, lockErr
+	}
+	saved, err = s.keep(ctx, t, want)
+	return t, saved, err
+}
+
+// keep stores a token that is not stored yet. The caller holds the account's
+// lock. Without an error it may still not be stored: where the storage's trouble
+// has outlasted the token, another unsaved one risks no more than this one does.
+func (s *Source) keep(ctx context.Context, t *Token, want renewal) (saved bool, err *Error) {
+	saveErr := s.store.Save(ctx, t)
+	if saveErr == nil {
+		s.cell.publish(t, true)
+		return true, nil
+	}
+	if t.usable(s.now()) && !want.force && !s.cell.refusedToken(t) {
+		return false, s.fail(opKeep, KindTransient, saveErr)
+	}
+	return false, nil
+}
+
 // takeTurn waits until the provider may be asked, or returns why it is not.
-// Saved says whether the token is stored; if not, that is to be done in any
-// case.
-func (s *Source) takeTurn(want renewal, saved bool) *Error {
-	if e := s.client.circuit.refusal(s.now()); e != nil && saved && !want.force {
+func (s *Source) takeTurn(want renewal) *Error {
+	if e := s.client.circuit.refusal(s.now()); e != nil && !want.force {
 		return s.refused(e)
 	}
 	switch {
@@ -141,6 +174,14 @@ func (s *Source) lock(ctx context.Context) (unlock func(), err *Error) {
 	return nil, nil
 }
 
+// The [Error.Op] of what keeps a token from being read or stored, and of a
+// refresh that could not be noted beforehand.
+const (
+	opLook = "token"
+	opKeep = "storing token"
+	opNote = "noting a refresh"
+)
+
 // look returns the newest token known and whether it is stored, or an error
 // where no refresh can be tried with it.
 func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error) {
@@ -150,11 +191,14 @@ func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error
 	case errors.Is(err, fs.ErrNotExist) && s.unattended():
 		stored = &Token{Account: s.account}
 	case errors.Is(err, fs.ErrNotExist):
+		if t := s.cell.onlyCopy(); t != nil && t.belongsTo(s.client.registration) {
+			return t, false, nil // nothing takes the only copy away
+		}
 		return nil, false, s.lose(ErrNotAuthorized)
 	case unreadable(err):
-		return nil, false, s.fail("token", KindConfig, err)
+		return nil, false, s.fail(opLook, KindConfig, err)
 	case err != nil:
-		return nil, false, s.fail("token", KindTransient, err)
+		return nil, false, s.fail(opLook, KindTransient, err)
 	}
 	if s.unattended() && !stored.belongsTo(s.client.registration) {
 		// Nobody has to sign in anew: this registration just gets its own.
@@ -208,7 +252,10 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 		return s.refused(e)
 	}
 	if s.cuttable() {
-		s.announce(t)
+		err := s.announce(t)
+		if err != nil && t.usable(began) && !want.force && !s.cell.refusedToken(t) {
+			return s.fail(opNote, KindTransient, err) // there is time until the storage is well
+		}
 		defer s.store.intents.done(s.account)
 	}
 	if want.permit != nil {
@@ -240,8 +287,14 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 	// Where the lock did not hold, somebody may have signed in anew, refreshed or
 	// disconnected since. Their word is newer.
 	stored, loadErr := s.store.Load(ctx, s.account)
+	missing := errors.Is(loadErr, fs.ErrNotExist) && saved && !s.unattended()
+	if missing { // once is not enough to end a grant on
+		time.Sleep(rivalWait)
+		stored, loadErr = s.store.Load(ctx, s.account)
+		missing = errors.Is(loadErr, fs.ErrNotExist)
+	}
 	switch {
-	case errors.Is(loadErr, fs.ErrNotExist) && !s.unattended():
+	case missing:
 		s.log().Warn("the account was disconnected during a refresh")
 		_, _ = s.client.revoke(ctx, next.RefreshToken.Reveal())
 		return s.lose(ErrNotAuthorized)
@@ -250,7 +303,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 		return s.yield(stored)
 	}
 	recovered := t.Failure != nil || s.cell.failing()
-	if err := s.store.SaveIssued(ctx, &next); err != nil {
+	if err := s.save(ctx, &next); err != nil {
 		// The provider may have ended the old refresh token already: what came
 		// must not be lost with the storage. It serves from memory meanwhile.
 		s.log().Error("a new token could not be stored and is kept in memory only; check the storage", "error", err)
@@ -276,20 +329,20 @@ func (s *Source) cuttable() bool {
 }
 
 // announceTries are the waits between tries to note a refresh. After them it is
-// made without: a token that ends is worse.
+// put off while the old token lasts, and then made without.
 var announceTries = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond}
 
 // announce notes durably that a refresh token is about to be presented.
-func (s *Source) announce(t *Token) {
-	var err error
+func (s *Source) announce(t *Token) (err error) {
 	for _, wait := range announceTries {
 		time.Sleep(wait)
 		if err = s.store.intents.note(s.intent(t)); err == nil {
-			return
+			return nil
 		}
 	}
-	s.log().Warn("a refresh could not be noted beforehand; if the process ends in it, a person may have to sign in again; check the storage",
+	s.log().Warn("a refresh could not be noted beforehand; it is put off while the old token lasts, but if two instances make it then, or one ends in it, a person may have to sign in again; check the storage",
 		"error", err)
+	return err
 }
 
 func (s *Source) intent(t *Token) intent {
@@ -372,9 +425,6 @@ func (s *Source) own(err error) *Error {
 	}
 	copied := *e
 	copied.Account = s.account
-	if copied.Kind == KindNeedsPerson && s.unattended() {
-		copied.Kind = KindConfig // there is no person to ask: the registration lacks something
-	}
 	return &copied
 }
 
@@ -382,7 +432,7 @@ func (s *Source) own(err error) *Error {
 func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Error, took time.Duration) *Error {
 	stored, err := s.store.Load(ctx, s.account)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !s.unattended():
+	case errors.Is(err, fs.ErrNotExist) && saved && !s.unattended():
 		return s.lose(ErrNotAuthorized)
 	case err == nil && (stored.supersedes(t) || !stored.belongsTo(s.client.registration)):
 		return s.yield(stored)
@@ -416,4 +466,17 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Err
 	}
 	s.log().Warn("refreshing a token failed", "error", e, "kind", e.Kind.String())
 	return e
+}
+
+// save stores a token that was just issued. A write that is lost without a word
+// would cost the grant, so it is read back.
+func (s *Source) save(ctx context.Context, t *Token) error {
+	if err := s.store.SaveIssued(ctx, t); err != nil {
+		return err
+	}
+	if stored, err := s.store.Load(ctx, s.account); err == nil && t.supersedes(stored) {
+		s.log().Warn("the storage lags behind or has lost a new token; it is stored again, check the storage")
+		return s.store.Save(ctx, t)
+	}
+	return nil
 }

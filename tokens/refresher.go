@@ -62,6 +62,7 @@ func (r *Refresher) Run(ctx context.Context) {
 	defer d.end()
 	tick := time.NewTicker(intentBeat)
 	defer tick.Stop()
+	d.chores(r.now()) // refreshes that were cut come first
 	for {
 		wait := d.step(r.now(), time.Now())
 		next := time.NewTimer(min(max(wait, time.Millisecond), refreshTick))
@@ -111,6 +112,7 @@ type duty struct {
 	swept        time.Time
 	store        *Store // that intents are looked for in; may be nil
 	recovering   atomic.Bool
+	complaint    string // the last one of recover, whose it is
 }
 
 // lane is the work for the accounts of one provider.
@@ -296,7 +298,12 @@ func (d *duty) ask(l *lane, s *Source) {
 	if err != nil {
 		return // the work ends
 	}
-	defer p.release()
+	p.onLend = func() { l.asks.more(d) }
+	defer func() {
+		if p.release() {
+			l.asks.fewer()
+		}
+	}()
 	now := d.now()
 	if !d.due(s, now) {
 		return // somebody could not wait

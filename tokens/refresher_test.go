@@ -273,7 +273,7 @@ func TestSweepStates(t *testing.T) {
 		claim("old")
 		f.storage.Put(prefixStates+"/12345", []byte("half a temporary file"))
 		f.storage.Put(prefixStates+"/folder/x", []byte("?"))
-		time.Sleep(65 * time.Minute)
+		time.Sleep(markLife + 5*time.Minute)
 		claim("new")
 		stop := f.run(f.source())
 		time.Sleep(10 * time.Second) // the refresher sweeps hourly
@@ -282,7 +282,7 @@ func TestSweepStates(t *testing.T) {
 			t.Errorf("swept at start already: %v", f.storage.Keys())
 		}
 		stop = f.run(f.source())
-		time.Sleep(61 * time.Minute)
+		time.Sleep(markLife + time.Minute)
 		claim("newest")
 		stop()
 		if err := f.store.SweepStates(t.Context(), time.Now()); err != nil {

@@ -15,8 +15,8 @@ const (
 	// ambiguousPause follows a first answer that was lost: the provider may
 	// honour the old refresh token for some seconds.
 	ambiguousPause = time.Second
-	// lockPause bounds the pause while the storage's lock can't be had: it costs
-	// the provider nothing to try.
+	// lockPause bounds the pause while the storage's lock can't be had, or a token
+	// is not stored: it costs the provider nothing to try.
 	lockPause = time.Minute
 	// personPause is how often the storage is asked whether somebody has signed
 	// in, perhaps at another instance. The provider is not.
@@ -122,17 +122,28 @@ func (s *Source) fly(ctx context.Context, f *flight, want renewal) {
 		c := s.cell
 		c.mu.Lock()
 		c.flight = nil
+		blind := false
 		if f.epoch == c.epoch && err != errAsk {
+			blind = err != nil && err.Op == opLook && err.Kind != KindNeedsPerson && !c.failedSoLocked(err)
 			s.settleLocked(err)
 		}
 		c.pokeLocked()
 		c.mu.Unlock()
+		if blind {
+			s.log().Warn("a token can't be read, and is not refreshed until it can; check the storage and its key", "error", err)
+		}
 		if err != nil { // a nil *Error must not become a non-nil error
 			f.err = err
 		}
 		close(f.done)
 	}()
 	err = s.obtain(ctx, want)
+}
+
+// failedSoLocked reports whether the last renewal failed in the same way.
+func (c *Cell) failedSoLocked(err *Error) bool {
+	b := c.trouble
+	return b != nil && b.failure != nil && b.failure.Error() == err.Error()
 }
 
 // settleLocked notes how a renewal went and how long that holds.
@@ -152,7 +163,7 @@ func (s *Source) settleLocked(err *Error) {
 			pause = ambiguousPause
 		}
 		b.failures++
-		if !b.unlockable.IsZero() {
+		if !b.unlockable.IsZero() || err.Op == opNote || c.unsaved && (err.Op == opLook || err.Op == opKeep) {
 			pause = min(pause, lockPause)
 		}
 		pause = max(pause-rand.N(pause/4), err.RetryAfter) //nolint:gosec // jitter

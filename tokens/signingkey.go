@@ -157,6 +157,14 @@ func parsePrivateKey(block *pem.Block) (crypto.Signer, error) {
 	return signer, fit(signer)
 }
 
+// suits reports whether a key proves a client at a provider.
+func (k *SigningKey) suits(p *Provider) error {
+	if _, is := k.Signer.Public().(*rsa.PublicKey); !is && p.RSAOnly {
+		return errors.New("the provider takes RSA keys only, and this is the certificate of an EC key; make one with an RSA key of 2048 bits or more")
+	}
+	return nil
+}
+
 var errUnfit = errors.New("the private key has to be an RSA key, or an EC key on the curve P-256")
 
 // fit reports whether a key can sign assertions that servers accept.

@@ -122,6 +122,33 @@ func TestParseSigningKey(t *testing.T) {
 	}
 }
 
+// Entra takes certificates of RSA keys only: that shows when the configuration is
+// loaded, and where the file is replaced later, before anything is sent.
+func TestRSAOnly(t *testing.T) {
+	t.Parallel()
+	for name, keys := range map[string][]*SigningKey{
+		"RSA": {rsaKey()}, "EC": {ecKey()}, "RSA, then EC": {rsaKey(), ecKey()},
+	} {
+		for _, preset := range []string{"microsoft", "microsoft-us-gov", "microsoft-us-dod", "microsoft-china"} {
+			p, err := FromPreset(preset, "contoso.onmicrosoft.com", GrantClientCredentials)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.ClientID = "c"
+			for _, key := range keys {
+				p.Credentials = append(p.Credentials, keyOf(key))
+			}
+			last := keys[len(keys)-1]
+			_, signing := last.clientAssertion(p, time.Now())
+			for _, err := range []error{p.Check(), signing} {
+				if (err == nil) != (last == rsaKey()) || err != nil && !strings.Contains(err.Error(), "RSA") {
+					t.Errorf("%s, %s: %v", preset, name, err)
+				}
+			}
+		}
+	}
+}
+
 func TestParseServiceAccountKey(t *testing.T) {
 	t.Parallel()
 	good := map[string]string{

@@ -45,16 +45,18 @@ type Store struct {
 	intents *intents
 
 	mu sync.Mutex
-	// spent holds the states used up in this process, and when, as long as
-	// their flows could last: one answer that arrives twice at once must not
-	// be redeemed twice.
+	// spent holds the states used up in this process, and when, for markLife:
+	// one answer that arrives twice at once must not be redeemed twice.
 	spent map[string]time.Time
+	// importing holds the marks of the refresh tokens that are being imported in
+	// this process.
+	importing map[string]bool
 }
 
 // NewStore returns a Store. It asks for the key ring when it first needs it, so
 // that a configuration can be built without touching a key.
 func NewStore(s Storage, keys func() (*KeyRing, error)) *Store {
-	store := &Store{storage: s, keys: keys, spent: map[string]time.Time{}}
+	store := &Store{storage: s, keys: keys, spent: map[string]time.Time{}, importing: map[string]bool{}}
 	store.intents = newIntents(store)
 	return store
 }
@@ -161,6 +163,10 @@ func (s *Store) lock(ctx context.Context, a Account) (unlock func(), err error) 
 	return unlock, nil
 }
 
+// markLife is how long the mark of a used state is kept: longer than anything
+// lives that can be used once.
+const markLife = deviceLifeMax + flowLife
+
 // errSpent: the state of a sign-in was used before.
 var errSpent = errors.New("this sign-in was already completed")
 
@@ -201,7 +207,7 @@ func (s *Store) claimHere(key string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, at := range s.spent {
-		if now.Sub(at) > 2*flowLife {
+		if now.Sub(at) > markLife {
 			delete(s.spent, k)
 		}
 	}
@@ -210,6 +216,22 @@ func (s *Store) claimHere(key string, now time.Time) bool {
 	}
 	s.spent[key] = now
 	return true
+}
+
+// claimImport claims a refresh token that is about to be imported, for this
+// process; ok is false where that is under way already.
+func (s *Store) claimImport(mark string) (release func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.importing[mark] {
+		return nil, false
+	}
+	s.importing[mark] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.importing, mark)
+	}, true
 }
 
 // stateKey is where the mark of a used state lies.
@@ -248,7 +270,7 @@ func (s *Store) SweepStates(ctx context.Context, now time.Time) error {
 			continue
 		}
 		at, err := time.Parse(time.RFC3339, string(mark))
-		if err == nil && now.Sub(at) < 2*flowLife {
+		if err == nil && now.Sub(at) < markLife {
 			continue
 		}
 		// Another instance may sweep at the same time.

@@ -158,7 +158,7 @@ func TestClaimState(t *testing.T) {
 		t.Errorf("claimed twice with the storage down: %v", err)
 	}
 	// What was claimed long ago is forgotten.
-	_ = f.store.claimState(t.Context(), "u", now.Add(time.Hour))
+	_ = f.store.claimState(t.Context(), "u", now.Add(markLife+time.Second))
 	if n := len(f.store.spent); n != 1 {
 		t.Errorf("%d states are remembered", n)
 	}

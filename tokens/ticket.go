@@ -41,8 +41,7 @@ func (f *Flow) ticket(a Account, by, prompt string) Ticket {
 // longer than thirty after Issued. An empty prompt keeps the ticket's.
 //
 // Ok is false where another try is not the person's to make: the error does not
-// come from a [Flow.Complete] that knew the browser by a cookie in its time,
-// the reason is one that a try can't mend, or the thirty minutes are over.
+// come from a [Flow.Complete] that knew the browser by a cookie in its time, the reason is one that a try can't mend, or the thirty minutes are over.
 func (f *Flow) Renew(e *FlowError, prompt string) (sealed string, expires time.Time, ok bool) {
 	if e == nil {
 		return "", time.Time{}, false

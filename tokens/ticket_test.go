@@ -3,6 +3,7 @@ package tokens
 import (
 	"errors"
 	"net/url"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,13 +149,24 @@ func TestRenewNeedsAProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A cookie of an earlier version says nothing of when it was asked for.
-	value, err := flow.seal(pendingName, pending{Ticket: Ticket{Account: f.account, Expires: time.Now().Add(time.Minute)}, State: "s"})
+	value, err := flow.seal(pendingName, pending{Ticket: Ticket{Account: f.account, Expires: time.Now().Add(time.Minute)}, Registration: f.client.registration, State: "s"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	old := (&signIn{flow: flow, client: f.client, response: url.Values{"state": {"s"}, "iss": {f.server.Issuer}, "error": {"access_denied"}}, cookie: value}).failed(t)
+	// A pasted address comes from whoever has the session.
+	p0, err := flow.BeginPaste(t.Context(), f.client, f.account, "ops", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = flow.CompletePaste(t.Context(), f.client, f.account, strings.Replace(consentAt(f, p0.URL, f.account.User), "code=", "error=access_denied&x=", 1), p0.Session)
+	var pasted *FlowError
+	if !errors.As(err, &pasted) || pasted.Reason != ReasonDenied {
+		t.Fatal(err)
+	}
 	for name, e := range map[string]*FlowError{
 		"none":          nil,
+		"pasted":        pasted,
 		"made up":       {Reason: ReasonDenied, Account: f.account},
 		"from Begin":    begin,
 		"without times": old,

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -24,6 +25,10 @@ type Token struct {
 	// PreviousRefreshToken is the one before, which a provider may still honour
 	// for some seconds when its answer to the last refresh was lost.
 	PreviousRefreshToken Secret
+	// Imported identifies the refresh token that the grant was imported with;
+	// empty for any other grant. Renewals keep it: the provider may have ended
+	// that token, and presenting it again may end the grant.
+	Imported string
 	// Requested are the scopes that were asked for; nil in records from before
 	// they were kept.
 	Requested []string
@@ -127,6 +132,20 @@ func (t *Token) belongsTo(registration string) bool {
 	return t.Registration == "" || t.Registration == registration
 }
 
+// uses reports whether the grant lives and lives on a refresh token, or did.
+// Presenting that token elsewhere may end the grant (RFC 9700, section 4.14.2).
+func (t *Token) uses(refreshToken, registration string) bool {
+	if t.Revoked || !t.belongsTo(registration) {
+		return false
+	}
+	is := func(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+	return is(t.RefreshToken.Reveal(), refreshToken) || is(t.PreviousRefreshToken.Reveal(), refreshToken) ||
+		is(t.Imported, importMark(refreshToken))
+}
+
+// importMark identifies a refresh token that was imported, without being one.
+func importMark(refreshToken string) string { return digest("import", refreshToken) }
+
 // supersedes reports whether t was granted or issued after o. A later sign-in
 // counts more than the generation, which begins anew after a disconnect.
 func (t *Token) supersedes(o *Token) bool {
@@ -160,6 +179,7 @@ type record struct {
 	AccessToken          string    `json:"access_token,omitempty"`
 	RefreshToken         string    `json:"refresh_token,omitempty"`
 	PreviousRefreshToken string    `json:"previous_refresh_token,omitempty"`
+	Imported             string    `json:"imported,omitempty"`
 	Requested            []string  `json:"requested,omitempty"`
 	Scopes               []string  `json:"scopes,omitempty"`
 	Identity             Identity  `json:"identity,omitzero"`
@@ -181,6 +201,7 @@ func encodeToken(t *Token) ([]byte, error) {
 		AccessToken:          t.AccessToken.Reveal(),
 		RefreshToken:         t.RefreshToken.Reveal(),
 		PreviousRefreshToken: t.PreviousRefreshToken.Reveal(),
+		Imported:             t.Imported,
 		Requested:            t.Requested,
 		Scopes:               t.Scopes,
 		Identity:             t.Identity,
@@ -213,6 +234,7 @@ func decodeToken(data []byte) (*Token, error) {
 		AccessToken:          NewSecret(r.AccessToken),
 		RefreshToken:         NewSecret(r.RefreshToken),
 		PreviousRefreshToken: NewSecret(r.PreviousRefreshToken),
+		Imported:             r.Imported,
 		Requested:            r.Requested,
 		Scopes:               r.Scopes,
 		Identity:             r.Identity,

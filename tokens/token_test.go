@@ -16,7 +16,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	for name, want := range map[string]*Token{
 		"full": {
 			Account: Account{"m365", "Ärger@example.com"}, Registration: "hash", Generation: 7,
-			AccessToken: NewSecret("a"), RefreshToken: NewSecret("r"), PreviousRefreshToken: NewSecret("p"),
+			AccessToken: NewSecret("a"), RefreshToken: NewSecret("r"), PreviousRefreshToken: NewSecret("p"), Imported: "digest",
 			Scopes:       []string{"x", "y"},
 			Identity:     Identity{"iss", "sub", "tid", "oid", []string{"n@example.com"}},
 			AuthorizedAt: at, AuthorizedBy: "ops", IssuedAt: at.Add(time.Hour), Expiry: at.Add(2 * time.Hour),

@@ -32,13 +32,17 @@ func setUp(t *testing.T, grace time.Duration) *fleet {
 	t.Helper()
 	server := tokenstest.NewServer()
 	f := &fleet{t: t, size: sizeOf(t), ledger: newLedger(server), began: time.Now()}
-	web := httptest.NewServer(f.ledger)
-	t.Cleanup(web.Close)
-	server.Issuer, server.Life, server.Grace = web.URL, f.size.life, grace
+	server.Life, server.Grace = f.size.life, grace
 	f.plan = plan{
-		Storage: t.TempDir(), Issuer: server.Issuer, ClientID: server.ClientID, ClientSecret: server.ClientSecret,
+		Storage: t.TempDir(), ClientID: server.ClientID, ClientSecret: server.ClientSecret,
 		Accounts: f.size.accounts,
 	}
+	for i := range f.plan.Issuers {
+		web := httptest.NewServer(f.ledger)
+		t.Cleanup(web.Close)
+		f.plan.Issuers[i] = web.URL
+	}
+	server.Issuer = f.plan.Issuers[0] // only its path counts
 	var err error
 	if f.store, err = f.plan.store(); err != nil {
 		t.Fatal(err)
@@ -129,7 +133,10 @@ func TestFleet(t *testing.T) {
 // takes a used refresh token for 30 seconds more.
 func TestFleetKilled(t *testing.T) {
 	f := setUp(t, 30*time.Second)
-	f.ledger.away = 100 * time.Millisecond
+	// A process lives for 1.2 seconds on average. An answer that is under way for
+	// long makes more cuts, and more of those who take one up are cut in turn: ten
+	// seconds each, for as long as a dead process's lock lasts.
+	f.ledger.away = 30 * time.Millisecond
 	fleet := startInstances(t, f.plan, instances)
 	kills := 0
 	f.wait(f.size.refreshes, 400*time.Millisecond, func() {

@@ -31,14 +31,14 @@ const asInstance = "OAUTH_MAIL_FLEET_INSTANCE"
 // plan is what all processes of a run agree in.
 type plan struct {
 	Storage      string // the storage's folder
-	Issuer       string
+	Issuers      [providers]string
 	ClientID     string
 	ClientSecret string
 	Accounts     int
 }
 
-// providers is over how many providers the accounts are spread. Each has a lane
-// of its own in the refresher.
+// providers is over how many providers the accounts are spread, each at an
+// address of its own: few refreshes are made at one at a time.
 const providers = 8
 
 func (p plan) account(i int) tokens.Account {
@@ -46,11 +46,12 @@ func (p plan) account(i int) tokens.Account {
 }
 
 func (p plan) provider(i int) tokens.Provider {
+	issuer := p.Issuers[i%providers]
 	return tokens.Provider{
 		Name:                  p.account(i).Provider,
-		Issuer:                p.Issuer,
-		AuthorizationEndpoint: p.Issuer + tokenstest.PathAuthorize,
-		TokenEndpoint:         p.Issuer + tokenstest.PathToken,
+		Issuer:                issuer,
+		AuthorizationEndpoint: issuer + tokenstest.PathAuthorize,
+		TokenEndpoint:         issuer + tokenstest.PathToken,
 		ClientID:              p.ClientID,
 		Credentials:           tokens.NewClientSecret(p.ClientSecret),
 		AuthStyle:             tokens.AuthPost,

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if plan := os.Getenv(asInstance); plan != "" {
 		os.Exit(runInstance(plan))
 	}
+	if os.Getenv(asCaddy) != "" {
+		os.Exit(runCaddy())
+	}
 	os.Exit(m.Run())
 }
 
