@@ -61,6 +61,17 @@ func TestConfigErrors(t *testing.T) {
 			"variable of a password missing", "tenant a {\nserver smtp.example\nauth password u {env.NO_SUCH_VARIABLE}\nfrom a@example.com\n}\n",
 			"tenant a, auth: the environment variable NO_SUCH_VARIABLE is not set, or empty",
 		},
+		{
+			"content in place of a file's name", base + "provider p {\npreset microsoft\ndirectory a.example\ngrant client_credentials\nclient_id c\nclient_certificate {file." + broken + "}\n}\n",
+			"provider p, client_certificate: it takes the path of a file",
+		},
+		{
+			"content in place of a token's file", base + "provider p {\npreset microsoft\ndirectory a.example\ngrant client_credentials\nclient_id c\nfederated_token {file." + broken + "}\n}\n",
+			"provider p, federated_token: it takes the path of a file",
+		},
+		{"content in place of a key's file", base + "provider p {\npreset google\ngrant service_account\nservice_account {file." + broken + "}\n}\n", "provider p, service_account: it takes the path of a file"},
+		{"content in place of ca_file", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nca_file {file." + broken + "}\n}\n", "tenant a, ca_file: it takes the path of a file"},
+		{"path in place of a secret", base + "provider p {\npreset google\nclient_id c\nclient_secret " + broken + "\n}\n", "provider p, client_secret: this is the path of a file; write {file."},
 		{"ca_file missing", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nca_file /no/such/file\n}\n", "tenant a, ca_file: open /no/such/file"},
 		{"ca_file without certificates", "tenant a {\nserver smtp.example\nauth none\nfrom a@example.com\nca_file " + empty + "\n}\n", "tenant a, ca_file: " + empty + " has no certificate"},
 		{"no client id", base + "provider p {\nissuer https://idp.example\nservers smtp.example\n}\n", "provider p: client_id is missing"},

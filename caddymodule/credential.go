@@ -99,9 +99,14 @@ func (e *expander) secretFunc(word, text string) func() (tokens.Secret, error) {
 	return liveSecret(e, word, read, func() bool { return t.live })
 }
 
+// errNoFile stands where the configuration is refused anyway.
+var errNoFile = errors.New("there is no file")
+
 // fileSecretFunc is secretFunc for a file that is named itself.
 func (e *expander) fileSecretFunc(word, name string) func() (tokens.Secret, error) {
-	e.text(word, &name)
+	if !e.path(word, &name) {
+		return func() (tokens.Secret, error) { return tokens.Secret{}, errNoFile }
+	}
 	return liveSecret(e, word, func() ([]byte, error) { return readSecretFile(name) }, nil)
 }
 
@@ -128,7 +133,9 @@ func parseSecret(content []byte) (tokens.Secret, error) {
 
 // keyFunc reads a file with a key, and returns what reads it again each time.
 func (e *expander) keyFunc(word, name string, parse func([]byte) (*tokens.SigningKey, error)) func() (*tokens.SigningKey, error) {
-	e.text(word, &name)
+	if !e.path(word, &name) {
+		return func() (*tokens.SigningKey, error) { return nil, errNoFile }
+	}
 	f := &secretFile[*tokens.SigningKey]{
 		place:  e.place + ", " + word,
 		read:   func() ([]byte, error) { return readSecretFile(name) },

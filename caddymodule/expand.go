@@ -45,6 +45,10 @@ func (e *expander) secret(word string, s *string) {
 }
 
 func (e *expander) warnLiteral(word, s string) {
+	if _, err := os.Stat(s); err == nil && strings.HasPrefix(s, "/") {
+		e.fail(word, fmt.Errorf("this is the path of a file; write {file.%s} for what is in it", s))
+		return
+	}
 	if s != "" && !strings.Contains(s, "{") {
 		e.logger.Warn("a secret stands in the configuration in clear; better use {file.*} or {env.*}",
 			"place", e.place, "setting", word)
@@ -69,10 +73,21 @@ func (e *expander) fail(word string, err error) {
 	e.errs = append(e.errs, fmt.Errorf("%s%s: %w", place, word, err))
 }
 
+// path expands the name of a file, and reports whether there is one. The content
+// of a file in its place would be a secret that every error shows.
+func (e *expander) path(word string, name *string) bool {
+	if strings.Contains(*name, "{file.") {
+		e.fail(word, errors.New("it takes the path of a file, such as /run/secrets/app.pem, without {file.}"))
+		return false
+	}
+	before := len(e.errs)
+	e.text(word, name)
+	return *name != "" && len(e.errs) == before
+}
+
 // file reads a file that the configuration names; nil for none.
 func (e *expander) file(word string, name *string) []byte {
-	e.text(word, name)
-	if *name == "" {
+	if !e.path(word, name) {
 		return nil
 	}
 	if content, read := e.files[*name]; read {

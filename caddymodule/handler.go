@@ -86,7 +86,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.serve = h.serveSend
 	case endpointCallback:
 		if h.app.registry.load().redirectBase == nil {
-			return errors.New("oauth_mail callback: set redirect_base in the global option oauth_mail")
+			return errors.New("oauth_mail callback: set redirect_base in the global option oauth_mail, or leave this line out where no provider has people sign in")
 		}
 		h.serve = h.serveCallback
 	case endpointAdmin:

@@ -182,6 +182,8 @@ func signInError(err error) error {
 		return e
 	}
 	switch {
+	case cause.Op == "discovery" && cause.Temporary():
+		e.who, e.do = tokens.WhoOperator, "see that the issuer's address is right and can be reached from this server (DNS, proxy); if so, begin anew in a while"
 	case cause.Kind == tokens.KindConfig:
 		e.who, e.do = tokens.WhoOperator, "correct the provider's settings, here or there; the detail says which"
 	case f.Reason == tokens.ReasonExchange && cause.Kind == tokens.KindNeedsPerson:
