@@ -62,7 +62,7 @@ func (c *crew) next(d *duty) *Source {
 	defer c.mu.Unlock()
 	if len(c.queue) == 0 || d.ctx.Err() != nil {
 		for _, s := range c.queue {
-			s.store.intents.done(s.account)
+			s.store.intents.withdraw(s.account)
 		}
 		c.queue = nil
 		c.hands--

@@ -59,6 +59,8 @@ type intents struct {
 
 	mu    sync.Mutex
 	noted map[Account]*noted
+	// cut are the accounts whose refreshes are being taken up here.
+	cut map[Account]bool
 	// batch is the next write; nil while nobody waits for one.
 	batch *intentBatch
 	// writing is set while one is under way, wrote is when the last one ended,
@@ -74,7 +76,12 @@ type intents struct {
 type noted struct {
 	intent
 	durable bool
-	done    bool
+	// presented is set when the refresh has begun: only its end makes it done.
+	presented bool
+	done      bool
+	// failed is set when it is done in vain: the stored token is still the one
+	// that it began with, as if it had been cut short.
+	failed bool
 }
 
 // intentBatch is a write that any number of refreshes wait for.
@@ -97,7 +104,7 @@ func newIntents(s *Store) *intents {
 	rand.Read(id[:]) // never fails
 	return &intents{
 		store: s, key: prefixIntents + "/" + hex.EncodeToString(id[:]) + ".int",
-		noted: map[Account]*noted{}, others: map[string]*otherIntents{},
+		noted: map[Account]*noted{}, cut: map[Account]bool{}, others: map[string]*otherIntents{},
 	}
 }
 
@@ -111,16 +118,31 @@ func (n *intents) note(list ...intent) error {
 	return b.err
 }
 
+// present is note for a refresh that begins; done ends it.
+func (n *intents) present(i intent) error {
+	b := n.begin(i)
+	n.mu.Lock()
+	if own := n.noted[i.Account]; own != nil {
+		own.presented = true
+	}
+	n.mu.Unlock()
+	if b == nil {
+		return nil
+	}
+	<-b.done
+	return b.err
+}
+
 // begin has intents stored and returns the write to wait for; nil if they are.
 func (n *intents) begin(list ...intent) *intentBatch {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	missing := false
 	for _, i := range list {
-		if !n.holdsLocked(i) {
+		if old := n.noted[i.Account]; old == nil || old.done || old.Generation != i.Generation {
 			n.noted[i.Account] = &noted{intent: i}
-			missing = true
 		}
+		missing = missing || !n.holdsLocked(i)
 	}
 	if !missing {
 		return nil
@@ -148,12 +170,40 @@ func (n *intents) knows(a Account) bool {
 	return i != nil && !i.done
 }
 
-// done says that an account's refresh is over, or will not be. Nothing is
-// written for that.
-func (n *intents) done(a Account) {
+// takeUp says that an account's refresh is being taken up, until the func that
+// it returns is called.
+func (n *intents) takeUp(a Account) (end func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[a] = true
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.cut, a)
+	}
+}
+
+// takingUp reports whether an account's refresh is being taken up.
+func (n *intents) takingUp(a Account) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cut[a]
+}
+
+// done says that an account's refresh is over. Nothing is written for that.
+func (n *intents) done(a Account, failed bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if i := n.noted[a]; i != nil {
+		i.done, i.failed = true, failed
+	}
+}
+
+// withdraw says that an account's refresh will not be made, unless it has begun.
+func (n *intents) withdraw(a Account) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if i := n.noted[a]; i != nil && !i.presented {
 		i.done = true
 	}
 }
@@ -245,19 +295,40 @@ func (n *intents) save(open []*noted) (err error) {
 }
 
 // beat writes the record anew while something in it takes long, so that others
-// don't take this instance for dead, and deletes it when all is done.
+// don't take this instance for dead, or has failed, so that they don't take that
+// for cut short; and deletes it when all is done. It is to be called each
+// intentBeat.
 func (n *intents) beat() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := time.Now()
-	open := false
-	for _, i := range n.noted {
-		open = open || !i.done
-	}
-	quiet := now.Sub(n.wrote)
-	if open && quiet >= intentBeat || !open && n.lies && quiet >= intentKeep/2 {
+	urgent, open := n.openLocked()
+	quiet := time.Since(n.wrote)
+	if urgent && quiet >= intentBeat/2 || !open && n.lies && quiet >= intentKeep/2 {
 		n.writeLocked() // nobody waits for it
 	}
+}
+
+// openLocked reports whether a refresh is open, and whether the record is to be
+// written anew soon.
+func (n *intents) openLocked() (urgent, open bool) {
+	for _, i := range n.noted {
+		open = open || !i.done
+		urgent = urgent || !i.done || i.failed && i.durable
+	}
+	return urgent, open
+}
+
+// leave deletes the record, if nothing is open in it.
+func (n *intents) leave() {
+	n.mu.Lock()
+	_, open := n.openLocked()
+	if open || !n.lies {
+		n.mu.Unlock()
+		return
+	}
+	b := n.writeLocked()
+	n.mu.Unlock()
+	<-b.done
 }
 
 // abandoned returns the records of instances that have gone silent, the oldest

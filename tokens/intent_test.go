@@ -103,7 +103,7 @@ func TestIntentsAreGrouped(t *testing.T) {
 			t.Errorf("%d are noted, want 100", n)
 		}
 		for i := range 99 {
-			f.store.intents.done(Account{"lab", fmt.Sprint(i)})
+			f.store.intents.done(Account{"lab", fmt.Sprint(i)}, false)
 		}
 		if err := f.store.intents.note(intent{Account: Account{"lab", "99"}, Generation: 1}); err != nil || writes != 2 {
 			t.Errorf("what is noted is noted again: %v, %d writes", err, writes)
@@ -271,6 +271,94 @@ func TestSlowRefreshIsNotCutShort(t *testing.T) {
 		stopB()
 		if n := f.server.Reused(); n != 0 {
 			t.Errorf("%d refresh tokens were presented twice", n)
+		}
+	})
+}
+
+// A refresh that fails, or takes long, at an instance that lives is not taken up
+// by another, though its lock lies, the storage is slow and it is being reloaded.
+func TestTheLivingAreNotTakenForDead(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		lag    time.Duration
+		phase  time.Duration
+		reload bool
+		fails  bool
+	}{
+		"slow storage":  {lag: 300 * time.Millisecond, phase: 100 * time.Millisecond},
+		"slower":        {lag: time.Second, phase: 2300 * time.Millisecond},
+		"reload":        {phase: time.Second, reload: true},
+		"it has failed": {phase: time.Second, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				f.storage.Lie()
+				f.expired()
+				gate := make(chan struct{})
+				if test.fails {
+					for range 20 {
+						f.server.Next(tokenstest.Status(429, "", "Retry-After", "600"))
+					}
+				} else {
+					f.server.Next(tokenstest.Wait(gate))
+				}
+				f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
+					if op == tokenstest.OpStore && isIntentKey(key) {
+						time.Sleep(test.lag)
+					}
+					return nil
+				})
+				cancelA, doneA := f.refresher(&Refresher{Sources: []*Source{f.source()}, Store: f.store})
+				time.Sleep(test.phase)
+				f.store = NewStore(f.storage, f.keys)
+				fresh := f.source() // it thinks that nothing is due
+				fresh.opts.Now = func() time.Time { return time.Now().Add(-90 * time.Minute) }
+				stopB := f.run(fresh)
+				time.Sleep(time.Second)
+				if test.reload {
+					cancelA()
+				}
+				time.Sleep(25 * time.Second)
+				if n := f.posts(); n != 1 {
+					t.Errorf("%d posts, want that of the first only", n)
+				}
+				close(gate)
+				time.Sleep(time.Minute)
+				cancelA()
+				<-doneA
+				stopB()
+				if n := f.server.Reused(); n != 0 {
+					t.Errorf("%d refresh tokens were presented twice", n)
+				}
+			})
+		})
+	}
+}
+
+// What the background gives up is not what somebody else is presenting.
+func TestAskWithdrawsNothingPresented(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.expired()
+		gate := make(chan struct{})
+		f.server.Next(tokenstest.Wait(gate))
+		s := f.source()
+		s.pacer().complain(10 * time.Second) // the background's turn comes then
+		stop := f.run(s)
+		time.Sleep(time.Second)
+		go func() { _, _ = s.AccessToken(t.Context()) }()
+		time.Sleep(20 * time.Second)
+		if n := f.posts(); n != 1 || !f.store.intents.knows(f.account) {
+			t.Errorf("after %d posts the refresh under way is no longer noted", n)
+		}
+		close(gate)
+		synctest.Wait()
+		stop()
+		if f.storage.Get(f.store.intents.key) != nil {
+			t.Error("the record is left, with nothing open")
 		}
 	})
 }

@@ -35,6 +35,9 @@ func newPlan(room int) *plan {
 func (p *plan) put(s *Source, at int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if s.poked {
+		s.poked, at = false, 0
+	}
 	if s.place > 0 {
 		p.moveLocked(s, at)
 		return
@@ -44,10 +47,11 @@ func (p *plan) put(s *Source, at int64) {
 }
 
 // poke brings a source's turn on. One that is being looked at has its next turn
-// planned when that is done.
+// planned when that is done, and at once if that was about to be.
 func (p *plan) poke(s *Source) {
 	p.mu.Lock()
 	moved := s.place > 0
+	s.poked = !moved
 	if moved {
 		p.moveLocked(s, 0)
 	}
@@ -72,15 +76,38 @@ func (p *plan) pop(now int64) (s *Source, next int64) {
 		return nil, first.at
 	}
 	s = p.turns[0].s
-	s.place = 0
+	p.removeLocked(s)
+	return s, 0
+}
+
+// settle forgets the pokes of a source that has none planned: its next turn is
+// about to be found out.
+func (p *plan) settle(s *Source) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.poked = false
+}
+
+// remove takes a source out.
+func (p *plan) remove(s *Source) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.place > 0 {
+		p.removeLocked(s)
+	}
+	s.poked = false
+}
+
+func (p *plan) removeLocked(s *Source) {
+	i := int(s.place) - 1
+	s.place, s.poked = 0, false
 	last := len(p.turns) - 1
 	moved := p.turns[last]
 	p.turns[last] = turn{}
 	p.turns = p.turns[:last]
-	if last > 0 {
-		p.downLocked(0, moved)
+	if i < last {
+		p.fillLocked(i, moved)
 	}
-	return s, 0
 }
 
 // spread gives every source that is planned a new turn, from a time on and a
@@ -94,9 +121,12 @@ func (p *plan) spread(from int64, step time.Duration) {
 }
 
 func (p *plan) moveLocked(s *Source, at int64) {
-	i := int(s.place) - 1
-	t := turn{at, s}
-	if at < p.turns[i].at {
+	p.fillLocked(int(s.place)-1, turn{at, s})
+}
+
+// fillLocked puts a turn in the place of another.
+func (p *plan) fillLocked(i int, t turn) {
+	if t.at < p.turns[i].at {
 		p.upLocked(i, t)
 	} else {
 		p.downLocked(i, t)

@@ -1,9 +1,11 @@
 package tokens
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -13,19 +15,26 @@ func TestPlanOrder(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // reproducible
 	p := newPlan(0)
 	want := map[*Source]int64{}
+	poked := map[*Source]bool{} // while they were not planned
 	sources := make([]*Source, 300)
 	for i := range sources {
 		sources[i] = &Source{}
 	}
 	for range 5000 {
 		s := sources[rng.IntN(len(sources))]
-		switch at := 1 + rng.Int64N(1000); rng.IntN(4) {
-		case 0:
+		switch at := 1 + rng.Int64N(1000); rng.IntN(10) {
+		case 0, 1:
 			p.poke(s)
 			if _, planned := want[s]; planned {
 				want[s] = 0
+			} else {
+				poked[s] = true
 			}
-		case 1:
+		case 2:
+			p.remove(s)
+			delete(want, s)
+			delete(poked, s)
+		case 3, 4:
 			got, next := p.pop(at)
 			first := int64(never)
 			for _, w := range want {
@@ -43,6 +52,10 @@ func TestPlanOrder(t *testing.T) {
 		default:
 			p.put(s, at)
 			want[s] = at
+			if poked[s] {
+				want[s] = 0
+			}
+			delete(poked, s)
 		}
 	}
 	var last int64
@@ -130,4 +143,62 @@ func TestLine(t *testing.T) {
 	if later := now.Add(time.Minute); !l.join(later).Equal(later) {
 		t.Error("a line that has emptied keeps waiting")
 	}
+}
+
+// A poke that comes between finding out when the next turn is and planning it is
+// not lost; the one before is what was just found out.
+func TestPokeWhileReplanned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.authorized()
+		s := f.source()
+		f.mustToken(s)
+		d := (&Refresher{Sources: []*Source{s}, Store: f.store}).duty(t.Context())
+		defer d.end()
+		now := time.Now().UnixNano()
+		_, _ = d.plan.pop(now)
+		s.poke()
+		d.replan(s)
+		if got, _ := d.plan.pop(now); got != nil {
+			t.Error("a poke from before has it looked at again")
+		}
+		d.plan.put(s, 0)
+		_, _ = d.plan.pop(now)
+		at, _, _ := s.turn(time.Now(), &d.upkeep)
+		s.Reject(s.cell.token.Load().AccessToken.Reveal())
+		d.plan.put(s, at)
+		if got, next := d.plan.pop(now); got != s {
+			t.Errorf("the poke is lost; the next look is in %v", time.Duration(next-now))
+		}
+	})
+}
+
+// A plan that ends leaves nothing to the next, though pokes come meanwhile.
+func TestDetach(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		var list []*Source
+		for i := range 3 {
+			f.account.User = fmt.Sprintf("user-%d@example.com", i)
+			list = append(list, f.source())
+		}
+		r := &Refresher{Sources: list, Store: f.store}
+		p := r.duty(t.Context()).plan
+		list[0].detach(p)
+		list[2].poke()
+		list[1].detach(p)
+		list[2].detach(p)
+		if len(p.turns) != 0 {
+			t.Errorf("%d turns are left", len(p.turns))
+		}
+		next := r.duty(t.Context())
+		defer next.end()
+		for range list {
+			if s, _ := next.plan.pop(never - 1); s == nil {
+				t.Error("a source is missing in the next plan")
+			}
+		}
+	})
 }

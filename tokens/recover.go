@@ -109,6 +109,7 @@ func (d *duty) takeUp(i intent, s *Source) (open bool) {
 		return true
 	}
 	s.log().Warn("taking up a refresh that was cut short when another process ended")
+	defer s.store.intents.takeUp(s.account)()
 	began := time.Now()
 	err = s.renew(context.WithoutCancel(d.ctx), renewal{force: true, cut: &i})
 	e, _ := errors.AsType[*Error](err)

@@ -16,6 +16,8 @@ const (
 	// lockPatience is how long a lock that can't be had is taken for somebody
 	// else's. After that it is broken, and must not cost a mailbox.
 	lockPatience = 10 * time.Minute
+	// deadLockJitter sets instances apart that go on without a dead one's lock.
+	deadLockJitter = 3 * time.Second
 )
 
 // obtain makes the cell hold a token as wanted: one that is stored already, or
@@ -46,7 +48,8 @@ func (s *Source) obtain(ctx context.Context, want renewal) *Error {
 		}
 		first = t
 		s.cell.publish(t, saved) // to be used while it lasts, whatever comes
-		if !saved { // that waits for no turn
+		if !saved {
+			// That waits for no turn at the provider.
 			if t, saved, err = s.secure(ctx, want); err != nil {
 				return err
 			}
@@ -152,6 +155,13 @@ func (s *Source) refused(e *Error) *Error {
 // without it.
 func (s *Source) lock(ctx context.Context) (unlock func(), err *Error) {
 	unlock, lockErr := s.store.lock(ctx, s.account)
+	if errors.Is(lockErr, context.DeadlineExceeded) && s.store.intents.takingUp(s.account) {
+		// Its holder is dead, and who had it before keeps it fresh: some storages
+		// do that for as long as that process lives. A provider's grace is shorter.
+		s.log().Warn("a dead process's lock is in the way; going on without it", "error", lockErr)
+		time.Sleep(time.Duration(s.early * float32(deadLockJitter))) // others find the same
+		return nil, nil
+	}
 	c := s.cell
 	now := s.now()
 	c.mu.Lock()
@@ -248,15 +258,16 @@ func unreadable(err error) bool {
 // stored.
 func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal) *Error {
 	began := s.now()
+	failed := true // what is stored stays as it was
 	if e := s.client.circuit.enter(began, want.force); e != nil {
 		return s.refused(e)
 	}
 	if s.cuttable() {
+		defer func() { s.store.intents.done(s.account, failed) }()
 		err := s.announce(t)
 		if err != nil && t.usable(began) && !want.force && !s.cell.refusedToken(t) {
 			return s.fail(opNote, KindTransient, err) // there is time until the storage is well
 		}
-		defer s.store.intents.done(s.account)
 	}
 	if want.permit != nil {
 		want.permit.spent = true
@@ -309,6 +320,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 		s.log().Error("a new token could not be stored and is kept in memory only; check the storage", "error", err)
 		s.cell.issue(&next, false)
 	} else {
+		failed = false
 		s.cell.issue(&next, true)
 	}
 	if f := s.opts.Observer.Refreshed; f != nil {
@@ -336,7 +348,7 @@ var announceTries = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millis
 func (s *Source) announce(t *Token) (err error) {
 	for _, wait := range announceTries {
 		time.Sleep(wait)
-		if err = s.store.intents.note(s.intent(t)); err == nil {
+		if err = s.store.intents.present(s.intent(t)); err == nil {
 			return nil
 		}
 	}

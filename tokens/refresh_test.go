@@ -3,6 +3,8 @@ package tokens
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -806,6 +808,158 @@ func TestRefreshDoesNotOverwriteASignIn(t *testing.T) {
 		}
 		if got := f.mustToken(s); got != fresh.AccessToken.Reveal() {
 			t.Error("the new sign-in's token is not used")
+		}
+	})
+}
+
+// A lock that somebody holds for longer than one waits is not broken, however
+// long ago that was.
+func TestContentionIsNoBrokenLock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.expired()
+		a := f.source()
+		f.store = NewStore(f.storage, f.keys)
+		b := f.source()
+		for range 2 {
+			gate := make(chan struct{})
+			f.server.Next(tokenstest.Wait(gate))
+			go func() { _ = a.renew(t.Context(), renewal{}) }()
+			synctest.Wait()
+			go func() { _ = b.renew(t.Context(), renewal{}) }()
+			time.Sleep(lockTimeout + 5*time.Second) // the provider is slow
+			close(gate)
+			time.Sleep(20 * time.Second)
+			f.mustToken(a)
+			f.mustToken(b)
+			time.Sleep(50 * time.Minute)
+		}
+		if n := f.posts(); n != 2 {
+			t.Errorf("%d posts, want one each time", n)
+		}
+		if n := f.server.Reused(); n != 0 {
+			t.Errorf("%d refresh tokens were presented twice", n)
+		}
+	})
+}
+
+// A token that is in memory only is stored soon after the storage is well again,
+// whatever keeps the provider from being asked.
+func TestUnsavedIsStoredSoon(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		outage time.Duration
+		fail   tokenstest.Op
+		busy   time.Duration // the provider's
+	}{
+		"the provider is busy":          {time.Minute, tokenstest.OpStore, 30 * time.Minute},
+		"after a long outage":           {80 * time.Minute, tokenstest.OpStore, 0},
+		"after a long outage of lookup": {80 * time.Minute, tokenstest.OpLoad, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				f.server.Life = 12 * time.Hour
+				f.expired()
+				s := f.source()
+				f.storage.Fail(tokenstest.OpStore, -1, nil)
+				f.mustToken(s)
+				f.storage.Fail(test.fail, -1, nil)
+				if test.fail != tokenstest.OpStore {
+					f.storage.Fail(tokenstest.OpStore, 0, nil)
+				}
+				s.pacer().complain(test.busy)
+				f.run(s)
+				time.Sleep(test.outage)
+				f.storage.Fail(test.fail, 0, nil)
+				time.Sleep(lockPause + refreshTick)
+				if f.stored().Generation != 2 {
+					t.Error("the new token is not stored")
+				}
+				if n := f.posts(); n != 1 {
+					t.Errorf("%d posts", n)
+				}
+			})
+		})
+	}
+}
+
+// A storage that has lost a write that it had acknowledged gets it again with the
+// next look.
+func TestLostWriteIsMade(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.expired()
+		before := f.storage.Get(f.account.storageKey())
+		s := f.source()
+		f.mustToken(s)
+		f.storage.Put(f.account.storageKey(), before) // a replica took over
+		if err := s.renew(t.Context(), renewal{}); err != nil {
+			t.Fatal(err)
+		}
+		if f.stored().Generation != 2 || f.posts() != 1 {
+			t.Errorf("generation %d is stored after %d posts", f.stored().Generation, f.posts())
+		}
+	})
+}
+
+// One answer that a record is missing ends no grant: it may be a replica's.
+func TestMissingOnce(t *testing.T) {
+	t.Parallel()
+	for _, nth := range []int{1, 2, 3} {
+		t.Run(fmt.Sprint(nth), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				f.expired()
+				n := 0
+				f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
+					if op == tokenstest.OpLoad && key == f.account.storageKey() {
+						if n++; n == nth {
+							return fs.ErrNotExist
+						}
+					}
+					return nil
+				})
+				s := f.source()
+				_, _ = s.AccessToken(t.Context())
+				time.Sleep(time.Minute)
+				f.mustToken(s)
+				for _, r := range f.server.Requests() {
+					if r.Path == tokenstest.PathRevoke {
+						t.Error("the grant was revoked")
+					}
+				}
+			})
+		})
+	}
+}
+
+// The only copy of a token is not given up because the storage has none.
+func TestOnlyCopyIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.server.Life = 12 * time.Hour
+		f.expired()
+		s := f.source()
+		f.storage.Fail(tokenstest.OpStore, -1, nil)
+		token := f.mustToken(s)
+		if err := f.storage.Delete(t.Context(), f.account.storageKey()); err != nil {
+			t.Fatal(err)
+		}
+		f.run(s)
+		time.Sleep(10 * time.Minute)
+		f.storage.Fail(tokenstest.OpStore, 0, nil)
+		time.Sleep(2 * lockPause)
+		if f.mustToken(s) != token {
+			t.Error("another token")
+		}
+		if got := f.stored(); got == nil || got.Generation != 2 {
+			t.Error("the token is not stored")
 		}
 	})
 }

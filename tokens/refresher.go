@@ -55,9 +55,12 @@ type Refresher struct {
 	Now func() time.Time
 }
 
-// Run works until the context ends, and returns when no refresh is under way:
-// a refresh that was sent is never cut short.
+// Run works until the context ends, and returns when no renewal of its sources
+// is under way: a refresh that was sent is never cut short. Tokens that are not
+// stored by then are tried to be once more.
 func (r *Refresher) Run(ctx context.Context) {
+	underWay.begin() // what is not stored yet is, in the end
+	defer underWay.end()
 	d := r.duty(ctx)
 	defer d.end()
 	tick := time.NewTicker(intentBeat)
@@ -162,11 +165,74 @@ func (r *Refresher) duty(ctx context.Context) *duty {
 	return d
 }
 
-// end waits for the work under way.
+// end waits for the work under way, and goes on showing others that it is.
 func (d *duty) end() {
-	d.wg.Wait()
+	landed := make(chan struct{})
+	go func() {
+		defer close(landed)
+		d.wg.Wait()
+		for _, s := range d.Sources {
+			s.detach(d.plan)
+		}
+		d.leave()
+	}()
+	tick := time.NewTicker(intentBeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-landed:
+			return
+		case <-tick.C:
+			if d.store != nil {
+				d.store.intents.beat()
+			}
+		}
+	}
+}
+
+// leave waits for renewals that somebody else has begun, and makes a last try to
+// store what is in memory only.
+func (d *duty) leave() {
+	slots := make(chan struct{}, recoverHands)
 	for _, s := range d.Sources {
-		s.detach(d.plan)
+		s.cell.mu.Lock()
+		nothing := s.cell.flight == nil && !s.cell.unsaved
+		s.cell.mu.Unlock()
+		if nothing {
+			continue
+		}
+		slots <- struct{}{}
+		d.wg.Go(func() {
+			defer survive(d.logger(), "storing a token at the end")
+			defer func() { <-slots }()
+			s.leave()
+		})
+	}
+	d.wg.Wait()
+	if d.store != nil {
+		d.store.intents.leave()
+	}
+}
+
+// leave is that of one source. Where another refresher looks after the account
+// by now, that one goes on trying.
+func (s *Source) leave() {
+	ctx := context.Background()
+	f, err := s.claim(ctx)
+	if err != nil {
+		return
+	}
+	defer s.land(f, errAsk)
+	c := s.cell
+	c.mu.Lock()
+	others := c.views != nil
+	c.mu.Unlock()
+	if others || c.onlyCopy() == nil {
+		return
+	}
+	if _, saved, err := s.secure(ctx, renewal{}); !saved && c.onlyCopy() != nil {
+		s.log().Error("a new token could not be stored and is in memory only, and no longer looked after; with the end of this process a person may have to sign in again; check the storage",
+			"error", err)
 	}
 }
 
@@ -198,7 +264,8 @@ func (s *Source) detach(p *plan) {
 			break
 		}
 	}
-	s.plan, s.nextView, s.place = nil, nil, 0
+	p.remove(s)
+	s.plan, s.nextView = nil, nil
 }
 
 // step takes the turns that have come, and returns how long it is until the
@@ -253,6 +320,7 @@ func (d *duty) assign(s *Source, what errand) {
 // is due still has just been tried.
 func (d *duty) replan(s *Source) {
 	now := d.now()
+	d.plan.settle(s)
 	at, _, _ := s.turn(now, &d.upkeep)
 	if at <= now.UnixNano() {
 		at = now.Add(refreshTick).UnixNano()
@@ -290,7 +358,7 @@ func (d *duty) look(l *lane, s *Source) {
 func (d *duty) ask(l *lane, s *Source) {
 	defer d.replan(s)
 	defer survive(d.logger(), "the refresher")
-	defer s.store.intents.done(s.account)
+	defer s.store.intents.withdraw(s.account)
 	if now := d.now(); !d.due(s, now) {
 		return
 	}

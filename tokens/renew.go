@@ -113,6 +113,19 @@ func (s *Source) claim(ctx context.Context) (*flight, error) {
 	}
 }
 
+// land ends a flight that claim began. The error is that of those who wait for
+// it; errAsk has them try for themselves.
+func (s *Source) land(f *flight, err error) {
+	c := s.cell
+	c.mu.Lock()
+	c.flight = nil
+	c.pokeLocked()
+	c.mu.Unlock()
+	f.err = err
+	close(f.done)
+	underWay.end()
+}
+
 // fly does the work of a flight and lands it.
 func (s *Source) fly(ctx context.Context, f *flight, want renewal) {
 	defer survive(s.log(), "a token renewal")

@@ -31,8 +31,8 @@ const (
 // where it has changed. Storages have no compare-and-swap: with a lock that does
 // not hold there remain the moments between that look and the write. They are
 // made harmless as far as can be: a record is left alone around the time of its
-// renewal, while this process works on the account, and where this process knows
-// a newer token than the storage shows. Should it happen all the same, the
+// renewal, and where this process knows a newer token than the storage shows; and
+// this process does not work on the account meanwhile. Should it happen all the same, the
 // instance that had stored the newer token goes on with it from memory.
 type Rewrapper struct {
 	Store *Store
@@ -75,9 +75,9 @@ func (r *Rewrapper) Run(ctx context.Context) (*KeyUse, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &rewrapPass{Store: r.Store, ring: ring, cells: map[string]*Cell{}, use: &KeyUse{Began: time.Now(), Records: map[KeyID]int{}}}
+	p := &rewrapPass{Store: r.Store, ring: ring, sources: map[string]*Source{}, use: &KeyUse{Began: time.Now(), Records: map[KeyID]int{}}}
 	for _, s := range r.Sources {
-		p.cells[s.account.hash()] = s.cell
+		p.sources[s.account.hash()] = s
 	}
 	for _, id := range ring.IDs() {
 		p.use.Records[id] = 0
@@ -117,9 +117,9 @@ func rest(ctx context.Context, took time.Duration) {
 // rewrapPass is a pass under way.
 type rewrapPass struct {
 	*Store
-	ring  *KeyRing
-	cells map[string]*Cell // by the account's hash
-	use   *KeyUse
+	ring    *KeyRing
+	sources map[string]*Source // by the account's hash
+	use     *KeyUse
 }
 
 // record looks at one record, seals it anew where that is to be done, and
@@ -197,6 +197,14 @@ func (p *rewrapPass) reseal(ctx context.Context, key string, sealed []byte) ([]b
 	if !p.quiet(t) {
 		return sealed, nil
 	}
+	// Some locks exclude nobody in the same process.
+	if s := p.sources[t.Account.hash()]; s != nil {
+		f, err := s.claim(ctx)
+		if err != nil {
+			return sealed, err
+		}
+		defer s.land(f, errAsk)
+	}
 	fresh, err := p.ring.Seal(key, plain)
 	if err != nil {
 		return sealed, err
@@ -226,19 +234,18 @@ func (p *rewrapPass) reseal(ctx context.Context, key string, sealed []byte) ([]b
 }
 
 // quiet reports whether nobody is likely to write a token's record just now,
-// and nobody here knows a newer one.
+// and this process knows no newer one.
 func (p *rewrapPass) quiet(t *Token) bool {
 	if since := time.Since(t.due()); !t.Revoked && since > -rewrapBefore && since < rewrapAfter {
 		return false
 	}
-	c := p.cells[t.Account.hash()]
-	return c == nil || c.quiet(t)
+	s := p.sources[t.Account.hash()]
+	return s == nil || s.cell.holdsNothingNewer(t)
 }
 
-// quiet reports whether nobody works on the account and a stored token is the
-// newest one known.
-func (c *Cell) quiet(stored *Token) bool {
+// holdsNothingNewer reports whether a stored token is the newest one known.
+func (c *Cell) holdsNothingNewer(stored *Token) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.flight == nil && !c.unsaved && (c.newest == nil || !c.newest.newerThan(stored))
+	return !c.unsaved && (c.newest == nil || !c.newest.newerThan(stored))
 }

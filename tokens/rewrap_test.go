@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,7 +236,7 @@ func TestRewrapKnowsNewer(t *testing.T) {
 		s := f.sourceOf(cell, f.client)
 		cell.publish(&second, true)
 		f.ring = testRing(t, 2, 1)
-		f.storage.Stale(2)
+		f.storage.Stale(1)
 		use, err := f.rewrap(s)
 		if err != nil || use.Rewrapped != 0 || use.Left != 1 {
 			t.Errorf("%+v, %v", use, err)
@@ -243,24 +244,43 @@ func TestRewrapKnowsNewer(t *testing.T) {
 		if got := f.stored(); got.Generation != 2 {
 			t.Errorf("generation %d is stored", got.Generation)
 		}
-		cell.flight = &flight{}
-		if use, _ = f.rewrap(s); use.Left != 1 {
-			t.Error("it was sealed anew while somebody worked on it")
+		if use, _ = f.rewrap(s); use.Rewrapped != 1 || f.stored().Generation != 2 {
+			t.Errorf("%+v", use)
 		}
-		cell.flight = nil
-		f.storage.Hook(func(_ context.Context, op tokenstest.Op, _ string) error {
-			if op == tokenstest.OpLock { // somebody begins to work on it while the lock is waited for
-				cell.flight = &flight{}
+	})
+}
+
+// Within a process a record is not sealed anew while its token is refreshed,
+// though the lock may exclude nobody there.
+func TestRewrapAndRefreshInTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.storage.Lie()
+		f.server.Life = 12 * time.Hour
+		f.authorized()
+		s := f.source()
+		f.mustToken(s)
+		f.ring = testRing(t, 2, 1)
+		began := make(chan struct{})
+		slow := sync.OnceFunc(func() {
+			close(began)
+			time.Sleep(3 * time.Second)
+		})
+		f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
+			if op == tokenstest.OpStore && key == f.account.storageKey() {
+				slow() // the write of the pass
 			}
 			return nil
 		})
-		if use, _ = f.rewrap(s); use.Left != 1 {
-			t.Error("it was sealed anew while somebody had begun to work on it")
+		go func() { _, _ = f.rewrap(s) }()
+		<-began
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		f.storage.Hook(nil)
-		cell.flight = nil
-		if use, _ = f.rewrap(s); use.Rewrapped != 1 || f.stored().Generation != 2 {
-			t.Errorf("%+v", use)
+		time.Sleep(time.Minute)
+		if g := f.stored().Generation; g != 2 {
+			t.Errorf("generation %d is stored", g)
 		}
 	})
 }

@@ -26,8 +26,10 @@ type Source struct {
 	nextView *Source
 	// early, from 0 to 1, sets the instances of a fleet apart.
 	early float32
-	// place, from 1, is that in the plan, whose mu guards it; zero for none.
+	// place, from 1, is that in the plan; zero for none. poked is set by a poke
+	// that came while it had none. The plan's mu guards both.
 	place int32
+	poked bool
 	// queued is set when the source has stood in a line for its turn. It is the
 	// refresher's.
 	queued bool
@@ -217,14 +219,8 @@ func (s *Source) Disconnect(ctx context.Context) (revoked bool, err error) {
 		return false, err
 	}
 	outcome := s.fail("token", KindTransient, errors.New("the account was being disconnected"))
-	defer underWay.end()
 	defer func() {
-		s.cell.mu.Lock()
-		s.cell.flight = nil
-		s.cell.pokeLocked()
-		s.cell.mu.Unlock()
-		f.err = outcome
-		close(f.done)
+		s.land(f, outcome)
 		if f := s.opts.Observer.Disconnected; f != nil && err == nil {
 			f(s.account)
 		}

@@ -38,8 +38,8 @@ var storageFaults = map[string]storageFault{
 	"lock errors 20 min":   {begin: breaks(tokenstest.OpLock, -1), lasts: 20 * time.Minute},
 	"lock errors 2 h":      {begin: breaks(tokenstest.OpLock, -1), lasts: 2 * time.Hour, alarm: "lock is out of reach"},
 	"lock file broken":     {begin: func(s *shaken) { s.storage.Fail(tokenstest.OpLock, -1, errors.New("decoding lockfile contents")) }, alarm: "decoding lockfile contents"},
-	"lock always held":     {begin: locksHeld, lasts: 2 * time.Hour, alarm: "lock is out of reach"},
-	"unlock fails":         {begin: breaks(tokenstest.OpUnlock, -1), lasts: 3 * time.Hour, alarm: "lock is out of reach"},
+	"lock always held":     {begin: locksHeld, lasts: 2 * time.Hour, alarm: "a dead process's lock"},
+	"unlock fails":         {begin: breaks(tokenstest.OpUnlock, -1), lasts: 3 * time.Hour, alarm: "a dead process's lock"},
 	"slow, 5 s":            {begin: slow(5*time.Second, true), lasts: 3 * time.Hour},
 	"slow, 40 s":           {begin: slow(40*time.Second, true), lasts: 3 * time.Hour, alarm: "loading token"},
 	"slow, 40 s, stubborn": {begin: slow(40*time.Second, false), lasts: 3 * time.Hour, alarm: "loading token"},
@@ -89,7 +89,7 @@ func TestStorageFaults(t *testing.T) {
 					set(s.server)
 					s.authorized()
 					s.start(test.alone)
-					time.Sleep(3 * time.Hour)
+					time.Sleep(100 * time.Minute)
 					test.begin(s)
 					for range 60 {
 						time.Sleep(test.lasts / 60)
@@ -105,7 +105,7 @@ func TestStorageFaults(t *testing.T) {
 					if test.crash {
 						s.start(test.alone)
 					}
-					time.Sleep(4 * time.Hour)
+					time.Sleep(150 * time.Minute)
 					s.checkCalls()
 					s.checkAlarm(test.alarm)
 					if doomed {
@@ -533,6 +533,37 @@ func TestCutRefreshIsTakenUpAtStart(t *testing.T) {
 		time.Sleep(time.Second)
 		if n := f.posts(); n != 1 {
 			t.Errorf("%d posts in the first second, want 1", n)
+		}
+	})
+}
+
+// A dead process's lock may stay for as long as the process lives that had it
+// before: that one keeps it fresh. What was cut is taken up all the same, before
+// a provider's grace is over, and by one of two instances.
+func TestDeadLockDoesNotOutlastTheGrace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		token := f.expired()
+		dead := f.source()
+		if err := dead.store.intents.note(dead.intent(token)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.storage.Lock(t.Context(), f.account.lockName()); err != nil {
+			t.Fatal(err)
+		}
+		for _, early := range []float32{0.2, 0.9} {
+			f.store = NewStore(f.storage, f.keys)
+			s := f.source()
+			s.early = early
+			defer f.run(s)()
+		}
+		gate := make(chan struct{})
+		time.AfterFunc(16*time.Second, func() { close(gate) }) // a second after the first
+		f.server.Next(tokenstest.Wait(gate))
+		time.Sleep(30 * time.Second)
+		if n := f.posts(); n != 1 {
+			t.Errorf("%d posts in 30 seconds, want 1", n)
 		}
 	})
 }

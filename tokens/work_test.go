@@ -140,6 +140,62 @@ func TestWait(t *testing.T) { //nolint:paralleltest // see above
 	}
 }
 
+// The end makes a last try to store what is in memory only, and tells if it
+// fails.
+func TestEndStoresTheUnsaved(t *testing.T) {
+	t.Parallel()
+	for name, mended := range map[string]bool{"storage is well": true, "storage is down": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				f.server.Life = 12 * time.Hour
+				f.expired()
+				s := f.source()
+				f.storage.Fail(tokenstest.OpStore, -1, nil)
+				f.mustToken(s)
+				stop := f.run(s)
+				time.Sleep(30 * time.Minute)
+				if mended {
+					f.storage.Fail(tokenstest.OpStore, 0, nil)
+				}
+				stop()
+				if stored := f.stored().Generation == 2; stored != mended {
+					t.Errorf("stored: %v", stored)
+				}
+				if told := strings.Contains(f.log.String(), "no longer looked after"); told == mended {
+					t.Errorf("told: %v", told)
+				}
+			})
+		})
+	}
+}
+
+// A refresher ends no sooner than the renewals of its accounts, whoever began
+// them.
+func TestEndWaitsForRenewals(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.authorized()
+		s := f.source()
+		cancel, done := f.refresher(&Refresher{Sources: []*Source{s}, Store: f.store})
+		gate := make(chan struct{})
+		f.server.Next(tokenstest.Wait(gate))
+		go func() { _ = s.Refresh(t.Context()) }()
+		time.Sleep(time.Second)
+		cancel()
+		time.Sleep(time.Second)
+		select {
+		case <-done:
+			t.Error("it has ended")
+		default:
+		}
+		close(gate)
+		<-done
+	})
+}
+
 // A storage that panics ends neither the process nor what else the refresher
 // does.
 func TestRefresherSurvivesPanics(t *testing.T) {
