@@ -70,6 +70,8 @@ type App struct {
 
 	// stop ends the goroutines; nil while none runs.
 	stop context.CancelFunc
+	// refreshed is closed when the refresher has ended.
+	refreshed chan struct{}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -125,7 +127,11 @@ func (a *App) Start() error {
 		Logger:  a.logger,
 		Policy:  a.registry.load().refresh,
 	}
-	go a.guarded(func() { refresher.Run(ctx) })
+	a.refreshed = make(chan struct{})
+	go a.guarded(func() {
+		defer close(a.refreshed)
+		refresher.Run(ctx)
+	})
 	go a.guarded(func() { a.sweepPools(ctx) })
 	go a.guarded(func() { a.nameUnauthorized(ctx) })
 	go a.guarded(func() { a.watchExpiries(ctx) })
@@ -202,6 +208,14 @@ func (a *App) Cleanup() error {
 		a.stop()
 	}
 	a.holdings.release()
+	if a.refreshed == nil {
+		a.holdings.releaseCells()
+		return nil
+	}
+	go a.guarded(func() {
+		<-a.refreshed
+		a.holdings.releaseCells()
+	})
 	return nil
 }
 

@@ -89,18 +89,24 @@ func (h *holdings) transport(s transportSettings) (http.RoundTripper, error) {
 	return v.(warmTransport).Transport, nil
 }
 
-// release gives everything back. It may be called more than once.
+// release gives back all but the cells. It may be called more than once.
 func (h *holdings) release() {
-	for _, k := range h.cells {
-		_, _ = cells.Delete(k)
-	}
 	for _, k := range h.connections {
 		_, _ = connections.Delete(k)
 	}
 	for _, k := range h.transports {
 		_, _ = transports.Delete(k)
 	}
-	h.cells, h.connections, h.transports = nil, nil, nil
+	h.connections, h.transports = nil, nil
+}
+
+// releaseCells gives the cells back. Until nothing is under way in them, another
+// configuration must find the same ones.
+func (h *holdings) releaseCells() {
+	for _, k := range h.cells {
+		_, _ = cells.Delete(k)
+	}
+	h.cells = nil
 }
 
 // digest hashes values that make something what it is. Secrets may take part:

@@ -343,6 +343,7 @@ func (n *intents) abandoned(ctx context.Context) ([]*otherIntents, error) {
 	now := time.Now()
 	there := map[string]bool{}
 	var silent []*otherIntents
+	var failed error
 	for _, key := range keys {
 		if !isIntentKey(key) || key == n.key {
 			continue
@@ -350,7 +351,8 @@ func (n *intents) abandoned(ctx context.Context) ([]*otherIntents, error) {
 		there[key] = true
 		o, err := n.look(ctx, key, now)
 		if err != nil {
-			return nil, err
+			failed = err // the others' still count
+			continue
 		}
 		if o != nil && now.Sub(o.since) >= intentSilence {
 			silent = append(silent, o)
@@ -364,7 +366,7 @@ func (n *intents) abandoned(ctx context.Context) ([]*otherIntents, error) {
 	// The oldest first: their accounts' locks are free, and those of who has just
 	// died are good for a while.
 	slices.SortFunc(silent, func(a, b *otherIntents) int { return a.since.Compare(b.since) })
-	return silent, nil
+	return silent, failed
 }
 
 // look reads another instance's record, and notes since when it is the same.

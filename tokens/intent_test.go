@@ -362,3 +362,29 @@ func TestAskWithdrawsNothingPresented(t *testing.T) {
 		}
 	})
 }
+
+// A record that can't be loaded hides no other.
+func TestUnreadableIntents(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		broken, dead, alive := NewStore(f.storage, f.keys), NewStore(f.storage, f.keys), NewStore(f.storage, f.keys)
+		for _, s := range []*Store{broken, dead} {
+			if err := s.intents.note(intent{Account: f.account, Generation: 1, At: time.Now()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.storage.Hook(func(_ context.Context, op tokenstest.Op, key string) error {
+			if op == tokenstest.OpLoad && key == broken.intents.key {
+				return errors.New("input/output error")
+			}
+			return nil
+		})
+		_, _ = alive.intents.abandoned(t.Context())
+		time.Sleep(intentSilence + time.Second)
+		silent, err := alive.intents.abandoned(t.Context())
+		if err == nil || len(silent) != 1 || silent[0].key != dead.intents.key {
+			t.Errorf("%d found, %v", len(silent), err)
+		}
+	})
+}

@@ -231,12 +231,14 @@ func (p *pacer) atOnce() {
 }
 
 // complain halves the rate: the host has answered 429 or 503. Until retryAfter
-// has passed the background stays away.
+// has passed the background stays away, though no longer than after a failure:
+// one account's answer must not hold all others' back for a day. That account
+// keeps to the time by itself.
 func (p *pacer) complain(retryAfter time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if until := now.Add(retryAfter); retryAfter > 0 && until.After(p.held) {
+	if until := now.Add(min(retryAfter, failurePauseMax)); retryAfter > 0 && until.After(p.held) {
 		p.held = until
 	}
 	if p.base == 0 || !p.complained.IsZero() && now.Sub(p.complained) < paceComplaints {

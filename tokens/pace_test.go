@@ -204,3 +204,21 @@ func TestPacersAreByHost(t *testing.T) {
 		t.Errorf("rate %v, want 3", rate)
 	}
 }
+
+// One answer must not hold a host's accounts back for a day.
+func TestComplaintEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &pacer{}
+		p.setRate(1)
+		p.complain(24 * time.Hour)
+		time.Sleep(failurePauseMax - time.Second)
+		if wait, _ := p.tryBackground(time.Now()); wait <= 0 {
+			t.Error("the Retry-After is not kept to")
+		}
+		time.Sleep(2 * time.Second)
+		if wait, _ := p.tryBackground(time.Now()); wait != 0 {
+			t.Errorf("still to wait %v", wait)
+		}
+	})
+}

@@ -143,7 +143,9 @@ func (s *Source) dueLocked(now time.Time, k *upkeep) (at int64, ahead time.Durat
 	case unattended:
 		return never, 0
 	default:
-		return t.IssuedAt.Add(keepAlive).UnixNano() - int64(s.early*float32(keepAliveJitter)), 0
+		at := t.IssuedAt.Add(keepAlive - time.Duration(s.early*float32(keepAliveJitter)))
+		// An access token that lives on for long must not pass for fresh then.
+		return at.UnixNano(), max(t.Expiry.Sub(at), 0)
 	}
 	if t.IssuedAt.IsZero() {
 		return 0, 0

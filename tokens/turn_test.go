@@ -428,3 +428,29 @@ func BenchmarkIdlePlan(b *testing.B) {
 	}
 	b.ReportMetric(float64(turns)/float64(b.N), "turns/op")
 }
+
+// Access tokens that live on for months keep no refresh token alive, and are no
+// reason to look at them without end.
+func TestKeepAliveOfLongLives(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setUp(t)
+		f.server.Life = 60 * 24 * time.Hour
+		first := *f.authorized()
+		first.IssuedAt = first.IssuedAt.Add(-keepAlive + time.Hour)
+		f.save(&first)
+		s := f.source()
+		cancel, done := f.refresher(&Refresher{Sources: []*Source{s}, Store: f.store, Policy: PolicyOnUse})
+		time.Sleep(2 * time.Hour)
+		if f.stored().RefreshToken.Reveal() == first.RefreshToken.Reveal() || f.posts() != 1 {
+			t.Errorf("%d posts in the week's last hour and the one after", f.posts())
+		}
+		before := f.storage.Count(tokenstest.OpLoad)
+		time.Sleep(time.Hour)
+		if n := f.storage.Count(tokenstest.OpLoad) - before; n > 120 {
+			t.Errorf("%d loads in an hour", n)
+		}
+		cancel()
+		<-done
+	})
+}
