@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net/http"
 	"time"
 )
 
@@ -143,47 +142,6 @@ func (s *Source) takeTurn(want renewal) *Error {
 	return nil
 }
 
-// refused is an account's share in a refusal of the client.
-func (s *Source) refused(e *Error) *Error {
-	copied := *e
-	copied.Account, copied.Err = s.account, errOpen
-	return &copied
-}
-
-// lock takes the account's lock in the storage. Without one and without an
-// error the lock has been out of reach for so long that the work goes on
-// without it.
-func (s *Source) lock(ctx context.Context) (unlock func(), err *Error) {
-	unlock, lockErr := s.store.lock(ctx, s.account)
-	if errors.Is(lockErr, context.DeadlineExceeded) && s.store.intents.takingUp(s.account) {
-		// Its holder is dead, and who had it before keeps it fresh: some storages
-		// do that for as long as that process lives. A provider's grace is shorter.
-		s.log().Warn("a dead process's lock is in the way; going on without it", "error", lockErr)
-		time.Sleep(time.Duration(s.early * float32(deadLockJitter))) // others find the same
-		return nil, nil
-	}
-	c := s.cell
-	now := s.now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if lockErr == nil {
-		if c.trouble != nil {
-			c.trouble.unlockable = time.Time{}
-		}
-		return unlock, nil
-	}
-	b := c.troubleLocked()
-	if b.unlockable.IsZero() {
-		b.unlockable = now
-	}
-	if now.Sub(b.unlockable) < lockPatience {
-		return nil, s.fail("refresh", KindTransient, lockErr)
-	}
-	s.log().Error("the storage's lock is out of reach; going on without it, check the storage",
-		"since", b.unlockable, "error", lockErr)
-	return nil, nil
-}
-
 // The [Error.Op] of what keeps a token from being read or stored, and of a
 // refresh that could not be noted beforehand.
 const (
@@ -191,67 +149,6 @@ const (
 	opKeep = "storing token"
 	opNote = "noting a refresh"
 )
-
-// look returns the newest token known and whether it is stored, or an error
-// where no refresh can be tried with it.
-func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error) {
-	s.cell.looked(s.now())
-	stored, err := s.store.Load(ctx, s.account)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && s.unattended():
-		stored = &Token{Account: s.account}
-	case errors.Is(err, fs.ErrNotExist):
-		if t := s.cell.onlyCopy(); t != nil && t.belongsTo(s.client.registration) {
-			return t, false, nil // nothing takes the only copy away
-		}
-		return nil, false, s.lose(ErrNotAuthorized)
-	case unreadable(err):
-		return nil, false, s.fail(opLook, KindConfig, err)
-	case err != nil:
-		return nil, false, s.fail(opLook, KindTransient, err)
-	}
-	if s.unattended() && !stored.belongsTo(s.client.registration) {
-		// Nobody has to sign in anew: this registration just gets its own.
-		stored = &Token{Account: s.account, Generation: stored.Generation, AuthorizedAt: stored.AuthorizedAt}
-	}
-	t, saved = s.cell.latest(stored)
-	if !t.belongsTo(s.client.registration) {
-		return nil, false, s.lose(ErrOtherRegistration)
-	}
-	if t.Revoked {
-		e := s.fail("token", KindNeedsPerson, errors.New("the provider has ended the grant"))
-		if t.Failure != nil {
-			e.Code, e.Suberror, e.Description = t.Failure.Code, t.Failure.Suberror, t.Failure.Description
-			e.Numbers, e.TraceID, e.CorrelationID = t.Failure.Numbers, t.Failure.TraceID, t.Failure.CorrelationID
-		}
-		s.cell.publish(t, saved)
-		if stored.Revoked && saved {
-			s.cell.deadStored()
-		}
-		return nil, false, e
-	}
-	return t, saved, nil
-}
-
-// unattended reports whether the account's tokens come without a person.
-func (s *Source) unattended() bool { return s.client.provider.Grant.Unattended() }
-
-// lose forgets a token that is no longer in the storage: somebody has
-// disconnected the account, or authorized it at another provider or client.
-func (s *Source) lose(reason error) *Error {
-	c := s.cell
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.unsaved = false
-	c.setLocked(nil)
-	return s.fail("token", KindNeedsPerson, reason)
-}
-
-// unreadable reports whether an error says that a record is there and can't be
-// read, however often one tries.
-func unreadable(err error) bool {
-	return errors.Is(err, ErrUnknownKey) || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewerFormat)
-}
 
 // refresh asks the provider for a new token and stores it. The caller holds the
 // account's lock, as far as the storage's locks hold. Saved says whether t is
@@ -359,85 +256,6 @@ func (s *Source) announce(t *Token) (err error) {
 
 func (s *Source) intent(t *Token) intent {
 	return intent{Account: s.account, Generation: t.Generation, At: s.now().UTC()}
-}
-
-// yield takes another instance's token.
-func (s *Source) yield(stored *Token) *Error {
-	if !stored.belongsTo(s.client.registration) {
-		return s.lose(ErrOtherRegistration)
-	}
-	s.cell.publish(stored, true)
-	if stored.usable(s.now()) && !s.cell.refusedToken(stored) {
-		return nil
-	}
-	return s.fail("refresh", KindTransient, errors.New("another instance has refreshed meanwhile"))
-}
-
-// redeem redeems the refresh token; where the provider says that it is void,
-// the storage is looked at once more, and the previous one tried. Used is the
-// one that was redeemed.
-func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e *Error) {
-	if s.unattended() {
-		g, e := s.ask(func() (*grant, error) { return s.client.mint(ctx, s.account.User) })
-		return g, Secret{}, e
-	}
-	if t.RefreshToken.IsZero() {
-		return nil, Secret{}, s.fail("refresh", KindNeedsPerson, errors.New("there is no refresh token"))
-	}
-	g, e = s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.RefreshToken.Reveal(), t.Requested) })
-	if e == nil {
-		return g, t.RefreshToken, nil
-	}
-	if e.Code != "invalid_grant" || e.Kind != KindNeedsPerson {
-		return nil, Secret{}, e
-	}
-	// With a lock that does not hold, another instance may have been first: then
-	// its token counts, and presenting an older one would harm it.
-	time.Sleep(rivalWait)
-	if stored, err := s.store.Load(ctx, s.account); err != nil || stored.supersedes(t) {
-		return nil, Secret{}, e
-	}
-	if t.PreviousRefreshToken.IsZero() {
-		return nil, Secret{}, e
-	}
-	s.pacer().atOnce()
-	g, last := s.ask(func() (*grant, error) { return s.client.refresh(ctx, t.PreviousRefreshToken.Reveal(), t.Requested) })
-	if last == nil {
-		return g, t.PreviousRefreshToken, nil
-	}
-	if last.Temporary() {
-		return nil, Secret{}, last // it isn't known yet whether it is void, too
-	}
-	return nil, Secret{}, e
-}
-
-// ask makes a request to the token endpoint. What it shows of the client and of
-// the host counts for all their accounts.
-func (s *Source) ask(request func() (*grant, error)) (*grant, *Error) {
-	g, err := request()
-	p := &s.client.provider
-	if err == nil {
-		s.client.circuit.learn(s.account, nil, p.Grant, s.now())
-		return g, nil
-	}
-	if e, ok := errors.AsType[*Error](err); ok {
-		s.client.circuit.learn(s.account, e, p.Grant, s.now())
-		if e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable {
-			s.pacer().complain(e.RetryAfter)
-		}
-	}
-	return nil, s.own(err)
-}
-
-// own makes an error of the client one of this account.
-func (s *Source) own(err error) *Error {
-	e, ok := errors.AsType[*Error](err)
-	if !ok {
-		return s.fail("refresh", KindTransient, err)
-	}
-	copied := *e
-	copied.Account = s.account
-	return &copied
 }
 
 // refreshFailed keeps what a failed refresh has shown.
