@@ -58,8 +58,19 @@ type Conn struct {
 	secure   bool
 	caps     map[string]string // keyword to parameters, of the last EHLO
 
-	broken  bool // not to be used again
-	begun   bool // content of the current transaction went out
+	out    gather // what is to be said next
+	writer patientWriter
+
+	broken bool // not to be used again
+	begun  bool // the server may have got content of the current transaction
+	// dirty: a transaction may be open at the server. Doubtful: nobody knows
+	// whether the server is still there.
+	dirty, doubtful bool
+	// pool is where the connection is lent from. Ahead is the transaction of the
+	// message that has it next, where that has been announced already.
+	pool    *Pool
+	ahead   *transaction
+	next    *waiter
 	reused  bool
 	era     int // of the pool, when it was dialed
 	sent    int // transactions begun
@@ -217,9 +228,7 @@ func (c *Conn) info() ServerInfo {
 	return ServerInfo{Host: c.server.Host, Port: c.server.Port, Mechanisms: c.mechanisms()}
 }
 
-// reset ends a transaction that did not come to its content. It also serves
-// as the probe of an idle connection: other than NOOP it leaves no doubt about
-// the state.
+// reset ends a transaction that did not come to its content.
 func (c *Conn) reset(ctx context.Context) *Error {
 	if c.broken {
 		return nil

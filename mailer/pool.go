@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -21,23 +22,34 @@ type Pool struct {
 	// MaxMessages is the number of transactions on a connection: 100.
 	MaxMessages int
 
-	now func() time.Time
+	now  func() time.Time
+	once sync.Once
 
-	once  sync.Once
-	slots chan struct{} // one element per connection that is lent or dialed
-
-	mu     sync.Mutex
-	idle   []*Conn // the one used last stands last
-	closed bool
-	era    int // grows when connections from before are not to be kept
+	mu   sync.Mutex
+	idle []*Conn // the one used last stands last
+	lent int     // connections that are lent or dialed; at most Max
+	// waiters are the messages for which none is left, in the order in which they
+	// came.
+	waiters []*waiter
+	closed  bool
+	era     int // grows when connections from before are not to be kept
 }
 
-// probeAfter is how long an idle connection is trusted without asking.
-const probeAfter = 5 * time.Second
+// waiter is a message that waits for a connection.
+type waiter struct {
+	msg *outgoing
+	// ready gets what the message waited for: a connection, or nil where it may
+	// dial one. It has room for it, as nobody waits for who waits no longer.
+	ready chan *Conn
+	gone  bool // waits no longer; the pool's mu guards it
+}
+
+// doubtAfter is how long an idle connection is trusted to be there still.
+const doubtAfter = 5 * time.Second
 
 func (p *Pool) init() {
 	p.once.Do(func() {
-		p.slots = make(chan struct{}, orDefault(p.Max, 2))
+		p.Max = orDefault(p.Max, 2)
 		p.MaxAge = orDefault(p.MaxAge, 15*time.Minute)
 		p.MaxIdle = orDefault(p.MaxIdle, time.Minute)
 		p.MaxMessages = orDefault(p.MaxMessages, 100)
@@ -54,44 +66,115 @@ func orDefault[T int | time.Duration](v, d T) T {
 	return v
 }
 
-// get lends a connection: an idle one, or one that dial makes. It waits while
-// Max connections are lent, no longer than ctx lasts. The caller gives the
-// connection back by put, once. The error is an [*Error] or the one of dial.
+// get lends a connection for a message: an idle one, or one that dial makes. It
+// waits while Max connections are lent, no longer than ctx lasts. The caller
+// gives the connection back by put, once. The error is an [*Error] or the one of
+// dial.
 //
 // With fresh set it lends no idle connection, but closes them: when one turned
 // out dead, the others hardly live.
-func (p *Pool) get(ctx context.Context, dial func(context.Context) (*Conn, error), fresh bool) (*Conn, error) {
+func (p *Pool) get(ctx context.Context, m *outgoing, dial func(context.Context) (*Conn, error), fresh bool) (*Conn, error) {
 	p.init()
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, &Error{Stage: StageLimit, Kind: KindThrottled, Err: context.Cause(ctx)}
-	}
-	lent := false
-	defer func() {
-		if !lent {
-			<-p.slots
-		}
-	}()
 	for {
-		c := p.pop()
+		c, e := p.lend(ctx, m)
+		if e != nil {
+			return nil, e
+		}
 		if c == nil {
 			break
 		}
-		if fresh || !p.alive(ctx, c) {
-			c.close()
+		if c.ahead == nil && (fresh || !p.alive(c)) {
+			p.discard(c)
 			continue
 		}
-		lent, c.reused = true, true
+		c.reused = true
 		return c, nil
 	}
+	dialed := false
+	defer func() {
+		if !dialed {
+			p.free()
+		}
+	}()
 	era := p.eraNow()
 	c, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	lent, c.era, c.created = true, era, p.now()
+	dialed = true
+	c.pool, c.era, c.created = p, era, p.now()
 	return c, nil
+}
+
+// lend lends what is there, or leave to dial: nil.
+func (p *Pool) lend(ctx context.Context, m *outgoing) (*Conn, *Error) {
+	p.mu.Lock()
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.lent++
+		p.mu.Unlock()
+		return c, nil
+	}
+	if p.lent < p.Max {
+		p.lent++
+		p.mu.Unlock()
+		return nil, nil
+	}
+	w := &waiter{msg: m, ready: make(chan *Conn, 1)}
+	p.waiters = append(p.waiters, w)
+	p.mu.Unlock()
+	select {
+	case c := <-w.ready:
+		return c, nil
+	case <-ctx.Done():
+		p.leave(w)
+		return nil, &Error{Stage: StageLimit, Kind: KindThrottled, Err: context.Cause(ctx)}
+	}
+}
+
+// leave gives up waiting, and gives back what came just now.
+func (p *Pool) leave(w *waiter) {
+	p.mu.Lock()
+	w.gone = true
+	if i := slices.Index(p.waiters, w); i >= 0 {
+		p.waiters = slices.Delete(p.waiters, i, i+1)
+	}
+	p.mu.Unlock()
+	select {
+	case c := <-w.ready:
+		if c == nil {
+			p.free()
+			return
+		}
+		p.put(c)
+	default:
+	}
+}
+
+// first returns the message that has waited longest, if it may have c next.
+func (p *Pool) first(c *Conn) *waiter {
+	if c.sent >= p.MaxMessages || p.old(c, p.now()) {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || c.era != p.era || len(p.waiters) == 0 {
+		return nil
+	}
+	return p.waiters[0]
+}
+
+// bind promises c to a message that waits, if it still does.
+func (p *Pool) bind(w *waiter, c *Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiters) == 0 || p.waiters[0] != w {
+		return false
+	}
+	p.waiters = slices.Delete(p.waiters, 0, 1)
+	c.next = w
+	return true
 }
 
 func (p *Pool) eraNow() int {
@@ -100,54 +183,89 @@ func (p *Pool) eraNow() int {
 	return p.era
 }
 
-func (p *Pool) pop() *Conn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.idle)
-	if n == 0 {
-		return nil
-	}
-	c := p.idle[n-1]
-	p.idle = p.idle[:n-1]
-	return c
-}
-
-// alive reports whether an idle connection can be lent, and asks the server
-// where it was idle for long.
-func (p *Pool) alive(ctx context.Context, c *Conn) bool {
+// alive reports whether an idle connection can be lent. Where it was idle for
+// long its first transaction finds out, before any content.
+func (p *Pool) alive(c *Conn) bool {
 	now := p.now()
 	if p.expired(c, now) {
 		return false
 	}
-	return now.Sub(c.used) <= probeAfter || c.reset(ctx) == nil
+	c.doubtful = now.Sub(c.used) > doubtAfter || !c.quiet()
+	return !c.broken
 }
 
+// expired reports whether an idle connection is of no more use.
 func (p *Pool) expired(c *Conn, now time.Time) bool {
-	return now.Sub(c.created) >= p.MaxAge || now.Sub(c.used) >= p.MaxIdle
+	return p.old(c, now) || now.Sub(c.used) >= p.MaxIdle
+}
+
+func (p *Pool) old(c *Conn, now time.Time) bool { return now.Sub(c.created) >= p.MaxAge }
+
+// discard closes a connection that was lent.
+func (p *Pool) discard(c *Conn) {
+	c.ahead = nil
+	c.close()
+	p.free()
 }
 
 // put gives a connection back, once. One that is broken, old or used up is
 // closed.
 func (p *Pool) put(c *Conn) {
+	if w := c.next; w != nil {
+		c.next = nil
+		if p.pass(c, w) {
+			return
+		}
+		c.broken = true // it has words of a message that nobody brings
+	}
 	c.used = p.now()
 	if c.r.Buffered() > 0 { // see errOutOfTurn
 		c.broken = true
 	}
-	if c.broken || c.sent >= p.MaxMessages || p.expired(c, c.used) || !p.push(c) {
-		c.close()
+	if c.broken || c.sent >= p.MaxMessages || p.old(c, c.used) || !p.keep(c) {
+		p.discard(c)
 	}
-	<-p.slots
 }
 
-// push makes c idle. From then on it is somebody else's.
-func (p *Pool) push(c *Conn) bool {
+// pass hands c to the message that it was promised to, unless that is gone.
+func (p *Pool) pass(c *Conn, w *waiter) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.gone {
+		return false
+	}
+	w.ready <- c
+	return true
+}
+
+// keep hands c to who waits longest, or makes it idle. From then on it is
+// somebody else's.
+func (p *Pool) keep(c *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || c.era != p.era {
 		return false
 	}
+	if len(p.waiters) > 0 {
+		p.waiters[0].ready <- c
+		p.waiters = slices.Delete(p.waiters, 0, 1)
+		return true
+	}
+	p.lent--
 	p.idle = append(p.idle, c)
 	return true
+}
+
+// free gives leave to dial to who waits longest.
+func (p *Pool) free() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiters) > 0 {
+		p.waiters[0].ready <- nil
+		p.waiters = slices.Delete(p.waiters, 0, 1)
+		return
+	}
+	p.lent--
 }
 
 // Sweep closes the connections that at the time now are idle too long or too
@@ -173,13 +291,7 @@ func (p *Pool) Sweep(now time.Time) {
 // Drain closes the idle connections, and those that are lent when they come
 // back: they were signed in with what no longer holds.
 func (p *Pool) Drain() {
-	p.init()
-	p.mu.Lock()
-	old := p.idle
-	p.idle = nil
-	p.era++
-	p.mu.Unlock()
-	for _, c := range old {
+	for _, c := range p.takeIdle(func() { p.era++ }) {
 		c.close()
 	}
 }
@@ -187,13 +299,19 @@ func (p *Pool) Drain() {
 // Close closes the idle connections; those that are lent are closed when they
 // come back. It never fails; its error is there for [io.Closer].
 func (p *Pool) Close() error {
-	p.init()
-	p.mu.Lock()
-	old := p.idle
-	p.idle, p.closed = nil, true
-	p.mu.Unlock()
-	for _, c := range old {
+	for _, c := range p.takeIdle(func() { p.closed = true }) {
 		c.close()
 	}
 	return nil
+}
+
+// takeIdle takes the idle connections out, and makes a change along with it.
+func (p *Pool) takeIdle(change func()) []*Conn {
+	p.init()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.idle
+	p.idle = nil
+	change()
+	return old
 }

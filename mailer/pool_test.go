@@ -149,7 +149,7 @@ func TestRetryTakesNewConnection(t *testing.T) {
 	tenant, _ := pooled(s, new(Pool))
 	var lent []*Conn
 	for range 2 {
-		c, err := tenant.Pool.get(t.Context(), tenant.dial, false)
+		c, err := tenant.Pool.get(t.Context(), &outgoing{}, tenant.dial, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,7 +299,7 @@ func TestPoolDrain(t *testing.T) {
 	if n := s.Sessions(); n != 2 {
 		t.Errorf("%d sessions, want 2: the idle one was kept", n)
 	}
-	c, err := tenant.Pool.get(t.Context(), tenant.dial, false)
+	c, err := tenant.Pool.get(t.Context(), &outgoing{}, tenant.dial, false)
 	if err != nil {
 		t.Fatal(err)
 	}

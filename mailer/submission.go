@@ -60,10 +60,47 @@ type Options struct {
 	Async bool
 	// At is the time before which the message must not go. Needs an outbox.
 	At time.Time
+	// RequireTLS sends the message only where TLS is demanded of all further
+	// servers, too (RFC 8689). A server that does not offer that gets nothing.
+	RequireTLS bool
+	// DSN asks for reports (RFC 3461), where the server offers that.
+	DSN DSN
 	// IdempotencyKey makes a repeated submission of one caller count once.
 	// Needs an outbox.
 	IdempotencyKey string
 }
+
+// DSN says which delivery status notifications are wanted (RFC 3461). The zero
+// value leaves it to the servers, which report failures.
+type DSN struct {
+	// Notify lists the events to report; none is the servers' choice.
+	Notify []DSNEvent
+	// Return is how much of the message reports hold.
+	Return DSNReturn
+	// EnvelopeID comes back in the reports: 100 printable ASCII characters at
+	// most.
+	EnvelopeID string
+}
+
+// DSNEvent is an event to be reported, or NotifyNever alone.
+type DSNEvent string
+
+// The events of RFC 3461, section 4.1.
+const (
+	NotifyNever   DSNEvent = "NEVER"
+	NotifySuccess DSNEvent = "SUCCESS"
+	NotifyFailure DSNEvent = "FAILURE"
+	NotifyDelay   DSNEvent = "DELAY"
+)
+
+// DSNReturn is how much of a message a report holds (RFC 3461, section 4.3).
+type DSNReturn string
+
+// What a report may hold.
+const (
+	ReturnFull    DSNReturn = "FULL"
+	ReturnHeaders DSNReturn = "HDRS"
+)
 
 // Status is what has become of an accepted message.
 type Status string

@@ -5,183 +5,216 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"strconv"
 	"time"
 )
-
-// slowest is the rate in octets a second below which a peer that takes content
-// is given up, beyond what one block may take.
-const slowest = 4 << 10
 
 // lastWords is how long to listen for the reason after a server stopped taking
 // content.
 const lastWords = 2 * time.Second
 
-// transact runs one mail transaction (RFC 5321, section 3.3). Until the
-// content begins, the end of ctx breaks it off; from there on it runs to its
-// outcome. c is reset, or broken, when it returns.
-func (c *Conn) transact(ctx context.Context, env Envelope, content Content, o Options) (Receipt, *Error) {
+// transact runs the transaction of a message, in as few round trips as the
+// server allows:
+//
+//	CHUNKING and PIPELINING   MAIL RCPT… BDAT content │ replies
+//	PIPELINING                MAIL RCPT… DATA │ replies, content │ reply
+//	neither                   MAIL │ RCPT │ … │ DATA │ content │ reply
+//
+// Until the content begins, the end of ctx breaks it off; from there on it runs
+// to its outcome. c is ready for the next one, or broken, when it returns.
+func (c *Conn) transact(ctx context.Context, m *outgoing) (Receipt, *Error) {
+	t := c.ahead
+	c.ahead = nil
+	if t == nil {
+		var e *Error
+		if t, e = c.plan(m); e != nil {
+			return Receipt{}, e
+		}
+	}
 	c.sent++
 	c.begun = false
-	params, e := c.mailParams(env, content)
+	reply, e := t.run(ctx)
+	c.out.drop()
 	if e != nil {
-		return Receipt{}, e
-	}
-	_, e = c.expect(ctx, StageMail, 2, "MAIL FROM:<"+mailPath(env.From)+">"+params)
-	if e != nil {
-		return Receipt{}, e
-	}
-	rcpts, e := c.recipients(ctx, env.To, o.AllRecipients)
-	if e == nil {
-		_, e = c.expect(ctx, StageData, 3, "DATA")
-	}
-	if e != nil {
-		_ = c.reset(ctx)
-		e.Recipients = rcpts
-		return Receipt{}, e
-	}
-	reply, e := c.content(ctx, content)
-	if e != nil {
-		// A server that choked on content may take the rest of it for commands.
-		c.broken = true
-		e.Recipients = rcpts
+		e.Recipients = t.rcpts
 		return Receipt{}, e
 	}
 	return Receipt{
 		Status:     StatusSent,
-		Recipients: rcpts,
+		Recipients: t.rcpts,
 		Reply:      reply,
 		QueueID:    queueID(reply),
 		Server:     c.server.addr(),
 	}, nil
 }
 
-func mailPath(a Address) string {
-	if a.IsZero() {
-		return ""
+func (t *transaction) run(ctx context.Context) (Reply, *Error) {
+	c := t.c
+	if ctx.Err() != nil {
+		return Reply{}, c.lost(StageMail, context.Cause(ctx))
 	}
-	return a.Mailbox()
-}
-
-// mailParams checks a message against what the server offers and returns the
-// parameters of MAIL.
-func (c *Conn) mailParams(env Envelope, content Content) (string, *Error) {
-	fail := func(kind Kind, code, field, format string, args ...any) *Error {
-		return &Error{Stage: StageMail, Kind: kind, Code: code, Field: field, Server: c.server.addr(), Err: fmt.Errorf(format, args...)}
+	if t.said == 0 && c.r.Buffered() > 0 {
+		// What is there answers nothing that was asked. Taken for the reply to
+		// this command, it would decide about a message it does not mean.
+		return Reply{}, c.lost(StageMail, errOutOfTurn)
 	}
-	var b strings.Builder
-	if c.offers("SIZE") { // RFC 1870
-		if most := c.maxSize(); most > 0 && content.Size() > most {
-			return "", fail(KindRejected, "over_upstream_size", "", "message of %d octets is over the server's limit of %d", content.Size(), most)
-		}
-		fmt.Fprintf(&b, " SIZE=%d", content.Size())
+	c.patience(t.content.Size())
+	if t.single {
+		return t.runSingle(ctx)
 	}
-	field := ""
-	for i, a := range append([]Address{env.From}, env.To...) {
-		where := "from"
-		if i > 0 {
-			where = "to"
-		}
-		if field == "" && a.NeedsSMTPUTF8() {
-			field = where
-		}
+	release := c.guard(ctx)
+	e := t.envelope(ctx)
+	if e == nil {
+		e = t.ready(ctx)
 	}
-	if field == "" && content.UTF8Header() {
-		field = "headers"
+	release()
+	if e == nil && c.broken { // ctx ended just now
+		e = c.lost(StageData, context.Cause(ctx))
 	}
-	if field != "" { // RFC 6531
-		if !c.offers("SMTPUTF8") {
-			return "", fail(KindInvalid, "smtputf8_required", field, "address needs SMTPUTF8, which the server does not offer")
-		}
-		b.WriteString(" SMTPUTF8")
+	if e != nil {
+		return Reply{}, e
 	}
-	if content.EightBit() { // RFC 6152
-		if !c.offers("8BITMIME") {
-			return "", fail(KindInvalid, "8bitmime_required", "", "message has octets above 127 and the server does not offer 8BITMIME")
-		}
-		b.WriteString(" BODY=8BITMIME")
-	}
-	return b.String(), nil
-}
-
-// recipients says RCPT for each address and keeps what the server answered. It
-// fails when nobody is left to send to, or one is missing where all must be.
-func (c *Conn) recipients(ctx context.Context, to []Address, all bool) ([]RecipientOutcome, *Error) {
-	out := make([]RecipientOutcome, 0, len(to))
-	var first *Error
-	refused := 0
-	for _, a := range to {
-		raw, e := c.expect(ctx, StageRcpt, 2, "RCPT TO:<"+mailPath(a)+">")
-		if e == nil {
-			out = append(out, RecipientOutcome{Address: a, Reply: raw.reply()})
-			continue
-		}
-		if c.broken {
-			return out, e
-		}
-		out = append(out, RecipientOutcome{Address: a, Kind: e.Kind, Reply: e.Reply})
-		refused++
-		if first == nil {
-			first = e
-		}
-	}
-	if first == nil || (refused < len(to) && !all) {
-		return out, nil
-	}
-	first.Kind = softest(out)
-	if all {
-		for _, o := range out { // one that is refused for good keeps all from going
-			if o.Kind == KindRejected {
-				first.Kind = KindRejected
-			}
-		}
-	}
-	return out, first
-}
-
-// content writes the message after 354 and reads the verdict. It no longer
-// hears when ctx ends: who went away cannot want half a message sent.
-func (c *Conn) content(ctx context.Context, content Content) (Reply, *Error) {
-	if c.broken { // ctx ended as 354 came in
-		return Reply{}, c.lost(StageData, contextCause(ctx))
-	}
+	// Who goes away now cannot want half a message sent.
 	ctx = context.WithoutCancel(ctx)
 	c.begun = true
-	d := &dotWriter{w: c.blocks(content.Size()), eightBit: content.EightBit()}
-	_, err := content.WriteTo(d)
-	if err == nil {
-		err = d.end()
+	if e = t.say(ctx); e != nil {
+		return Reply{}, e
 	}
-	if err == nil && d.n != content.Size() {
-		err = d.refuse(fmt.Sprintf("%d octets where %d were announced", d.n, content.Size()))
+	return t.verdict(ctx)
+}
+
+// runSingle says all at once. When the replies are lost then, nobody knows what
+// has become of the message.
+func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
+	c := t.c
+	release := c.guard(ctx)
+	t.announce()
+	e := t.say(ctx)
+	release()
+	if e != nil {
+		return Reply{}, e
+	}
+	c.begun = true
+	if e == nil && c.broken { // ctx ended just now
+		e = c.lost(StageFinal, context.Cause(ctx))
+	} else {
+		e = t.envelope(context.WithoutCancel(ctx))
+	}
+	switch {
+	case e == nil:
+		return t.verdict(context.WithoutCancel(ctx))
+	case e.Reply.Code >= 400: // the session ends with a refusal
+		c.begun = false
+	case t.first != nil && t.first.Stage == StageMail:
+		e = t.first
+		c.begun = false
+	default:
+		e.Stage, e.Kind = StageFinal, KindUnknown
+	}
+	return Reply{}, e
+}
+
+// ready returns nil when the server waits for the content.
+func (t *transaction) ready(ctx context.Context) *Error {
+	c := t.c
+	refusal := t.refusal()
+	if t.chunking {
+		return refusal
+	}
+	said := t.data && t.said == t.commands()
+	if !said {
+		if refusal != nil {
+			return refusal
+		}
+		c.out.string("DATA\r\n")
+		if err := c.out.flush(); err != nil {
+			return c.lost(StageData, lostCause(ctx, err))
+		}
+	}
+	reply, e := c.hear(ctx, StageData, c.timeouts.Command)
+	switch {
+	case e != nil && refusal != nil:
+		return refusal
+	case e != nil:
+		return e
+	case reply.Code >= 400:
+		if e = c.refused(StageData, reply); refusal != nil {
+			e = refusal
+		}
+		return e
+	case reply.Code/100 != 3:
+		e = c.lost(StageData, errUnexpected)
+		e.Reply = reply
+		return e
+	case refusal == nil:
+		return nil
+	}
+	// The server waits for content that nobody is to receive (RFC 2920, section
+	// 3.1).
+	c.out.string(".\r\n")
+	if c.out.flush() != nil {
+		c.broken = true
+	} else if reply, e = c.hear(ctx, StageData, c.timeouts.Command); e == nil {
+		c.dirty = false
+		_ = c.refused(StageData, reply) // it may say good-bye
+	}
+	return refusal
+}
+
+// say says the content, and behind it the envelope of the next message, where
+// one waits. Without an error the server has all of it.
+func (t *transaction) say(ctx context.Context) *Error {
+	c := t.c
+	size := t.content.Size()
+	c.patience(size)
+	w := &contentWriter{out: &c.out, eightBit: t.content.EightBit(), lines: !t.chunking}
+	if t.chunking { // RFC 3030
+		c.out.string("BDAT " + strconv.FormatInt(size, 10) + " LAST\r\n")
+	}
+	_, err := t.content.WriteTo(w)
+	if err == nil {
+		err = w.end()
+	}
+	if err == nil && w.n != size {
+		err = w.refuse(fmt.Sprintf("%d octets where %d were announced", w.n, size))
 	}
 	if err == nil {
-		err = d.close()
+		w.close()
+		c.dirty = false // that ends the transaction, well or not
+		c.follow()
+		err = c.out.flush()
 	}
 	switch {
 	case err == nil:
-	case d.bad != nil:
-		e := c.abort(d.bad)
+		return nil
+	case w.bad != nil:
+		e := c.abort(w.bad)
 		e.Kind, e.Code = KindInvalid, "not_canonical"
-		return Reply{}, e
-	case d.failed != nil:
-		return c.refusedContent(ctx, d)
-	default:
-		e := c.abort(fmt.Errorf("reading the content: %w", err))
-		if cause, ok := errors.AsType[*Error](err); ok { // the content knows better what this means
-			e.Kind, e.Code, e.Field = cause.Kind, cause.Code, cause.Field
-		}
-		return Reply{}, e
+		return e
+	case c.out.err != nil:
+		return t.cut(ctx, c.out.err, w.ended)
 	}
-	reply, e := c.final(ctx, c.timeouts.Final)
-	return reply, e
+	e := c.abort(fmt.Errorf("reading the content: %w", err))
+	if cause, ok := errors.AsType[*Error](err); ok { // the content knows better what this means
+		e.Kind, e.Code, e.Field = cause.Kind, cause.Code, cause.Field
+	}
+	return e
 }
 
-func contextCause(ctx context.Context) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+// follow has the next message that waits for the connection announce itself.
+func (c *Conn) follow() {
+	if c.pool == nil || c.ahead != nil {
+		return
 	}
-	return errors.New("connection closed")
+	w := c.pool.first(c)
+	if w == nil {
+		return
+	}
+	t, e := c.plan(w.msg) // what keeps it from being sent, it will find out for itself
+	if e == nil && !t.single && c.pool.bind(w, c) {
+		c.ahead = t
+		t.announce()
+	}
 }
 
 // abort cuts the connection inside the content, so that the server throws away
@@ -191,73 +224,60 @@ func (c *Conn) abort(err error) *Error {
 	return c.lost(StageData, err)
 }
 
-// final reads the reply to the content. A server that says nothing, or nothing
-// sensible, may have taken the message nonetheless.
-func (c *Conn) final(ctx context.Context, d time.Duration) (Reply, *Error) {
-	var raw rawReply
-	e := c.do(ctx, StageFinal, d, func() (err error) {
-		raw, err = readReply(c.r)
-		return err
-	})
+// cut finds out why the server stopped taking what was said: it may have said so
+// before it hung up. Unless the last octets were on their way, the message was
+// not sent.
+func (t *transaction) cut(ctx context.Context, err error, ended bool) *Error {
+	c := t.c
+	defer c.raw.Close()
+	stage := StageData
 	switch {
+	case t.single:
+		stage = StageMail // an incomplete chunk is as good as none
+	case ended:
+		stage = StageFinal
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		reply, e := c.hear(ctx, stage, min(c.timeouts.Final, lastWords))
+		if e == nil && reply.Code >= 400 {
+			e = c.refused(stage, reply)
+			c.broken = true
+			return e
+		}
+	}
+	e := c.lost(stage, lostCause(ctx, err))
+	if ended && !t.single {
+		e.Kind = KindUnknown
+	}
+	return e
+}
+
+// verdict hears the reply to the content. A server that says nothing, or nothing
+// sensible, may have taken the message nonetheless.
+func (t *transaction) verdict(ctx context.Context) (Reply, *Error) {
+	c := t.c
+	refusal := t.refusal()
+	reply, e := c.hear(ctx, StageFinal, c.timeouts.Final)
+	switch {
+	case refusal != nil: // there was nobody to take it for
+		c.begun, c.dirty = false, true
+		if e == nil && reply.Code < 400 {
+			c.broken = true
+		} else if e == nil {
+			_ = c.refused(StageFinal, reply) // it may say good-bye
+		}
+		return Reply{}, refusal
 	case e != nil:
 		e.Kind = KindUnknown
 		return Reply{}, e
-	case raw.code >= 400:
-		return Reply{}, c.refused(StageFinal, raw.reply())
-	case raw.code/100 != 2:
+	case reply.Code >= 400:
+		e = c.refused(StageFinal, reply)
+		c.broken = true // one that choked on content may take the rest of it for commands
+		return Reply{}, e
+	case reply.Code/100 != 2:
 		e = c.lost(StageFinal, errUnexpected)
-		e.Kind, e.Reply = KindUnknown, raw.reply()
+		e.Kind, e.Reply = KindUnknown, reply
 		return Reply{}, e
 	}
-	return raw.reply(), nil
-}
-
-// refusedContent finds out why the server stopped taking content: it may have
-// said so before it hung up. Unless the final dot was on its way, the message
-// was not sent.
-func (c *Conn) refusedContent(ctx context.Context, d *dotWriter) (Reply, *Error) {
-	defer c.raw.Close()
-	stage := StageData
-	if d.ended {
-		stage = StageFinal
-	}
-	if !errors.Is(d.failed, os.ErrDeadlineExceeded) {
-		reply, e := c.final(ctx, min(c.timeouts.Final, lastWords))
-		switch {
-		case e == nil && d.ended:
-			return reply, nil
-		case e != nil && e.Reply.Code >= 400:
-			e.Stage = stage
-			return Reply{}, e
-		}
-	}
-	e := c.lost(stage, d.failed)
-	if d.ended {
-		e.Kind = KindUnknown
-	}
-	return Reply{}, e
-}
-
-// blockWriter gives each write of content its deadline, and all of them one
-// that grows with the size of the message.
-type blockWriter struct {
-	c    *Conn
-	last time.Time
-}
-
-func (c *Conn) blocks(size int64) blockWriter {
-	whole := c.timeouts.Block + time.Duration(size/slowest)*time.Second
-	return blockWriter{c, time.Now().Add(whole)}
-}
-
-func (w blockWriter) Write(p []byte) (int, error) {
-	at := time.Now().Add(w.c.timeouts.Block)
-	if at.After(w.last) {
-		at = w.last
-	}
-	if err := w.c.nc.SetDeadline(at); err != nil {
-		return 0, err
-	}
-	return w.c.nc.Write(p)
+	return reply, nil
 }

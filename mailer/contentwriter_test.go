@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestDotWriter(t *testing.T) {
+func TestContentWriter(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", maxTextLine)
 	tests := []struct {
@@ -45,7 +45,7 @@ func TestDotWriter(t *testing.T) {
 			t.Parallel()
 			for size := 1; size <= len(tt.in)+1; size += 1 + len(tt.in)/5 {
 				var wire bytes.Buffer
-				err := dotWrite(&wire, tt.in, size, dotBuffer, tt.eightBit)
+				err := dotWrite(&wire, tt.in, size, tt.eightBit)
 				if tt.bad != "" {
 					if !errors.Is(err, errNotCanonical) || !strings.Contains(err.Error(), tt.bad) {
 						t.Fatalf("pieces of %d: error %v, want %q", size, err, tt.bad)
@@ -63,22 +63,27 @@ func TestDotWriter(t *testing.T) {
 	}
 }
 
-// dotWrite writes in pieces of size octets, through a buffer of the given room.
-func dotWrite(w io.Writer, in string, size, room int, eightBit bool) error {
-	d := &dotWriter{w: w, eightBit: eightBit, buf: make([]byte, 0, room)}
+// dotWrite writes in pieces of size octets.
+func dotWrite(to io.Writer, in string, size int, eightBit bool) error {
+	out := &gather{w: to}
+	w := &contentWriter{out: out, eightBit: eightBit, lines: true}
 	for len(in) > 0 {
 		n := min(size, len(in))
-		if _, err := d.Write([]byte(in[:n])); err != nil {
+		if _, err := w.Write([]byte(in[:n])); err != nil {
 			return err
 		}
 		in = in[n:]
 	}
-	return d.close()
+	if err := w.end(); err != nil {
+		return err
+	}
+	w.close()
+	return out.flush()
 }
 
-// FuzzDotWriter has the standard library as its referee, and a plain
+// FuzzContentWriter has the standard library as its referee, and a plain
 // definition of what is canonical.
-func FuzzDotWriter(f *testing.F) {
+func FuzzContentWriter(f *testing.F) {
 	for _, s := range []string{"", "a\r\n", ".\r\n", "\r\n.\r\n", "a\n", "a\r", "\r\r\n", "x\x00\r\n", "\xff\r\n", strings.Repeat("x", 999) + "\r\n", strings.Repeat(".\r\n", 9)} {
 		f.Add([]byte(s), 3)
 	}
@@ -87,7 +92,7 @@ func FuzzDotWriter(f *testing.F) {
 			size = 1
 		}
 		var wire bytes.Buffer
-		err := dotWrite(&wire, string(in), size, 8, true)
+		err := dotWrite(&wire, string(in), size, true)
 		if (err == nil) != wasCanonical(string(in)) {
 			t.Fatalf("%q: %v", in, err)
 		}

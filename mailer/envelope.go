@@ -1,0 +1,298 @@
+package mailer
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// outgoing is a message on its way to a server.
+type outgoing struct {
+	env     Envelope
+	content Content
+	opts    Options
+}
+
+// groupMost is how many commands travel without a reply to any of them. More,
+// and the replies could fill the way back while nobody reads them (RFC 2920,
+// section 3.1).
+const groupMost = 100
+
+// singleMost is the size of a content, in octets, up to which it travels along
+// with its envelope. A larger one waits until somebody is there to receive it.
+const singleMost = 256 << 10
+
+// transaction is one mail transaction on a connection (RFC 5321, section 3.3).
+type transaction struct {
+	c *Conn
+	*outgoing
+	params string // of MAIL
+	notify string // of RCPT
+
+	// group has commands travel together (RFC 2920), and chunking the content by
+	// BDAT (RFC 3030). With single all of it travels at once.
+	group, chunking, single bool
+	// reset has RSET go first, as there may be another transaction open. Where
+	// doubtful is set the server may long be gone, too.
+	reset, doubtful bool
+	// data has DATA travel with the envelope.
+	data bool
+
+	said  int // commands of the envelope that were said
+	heard int // replies to them
+	rcpts []RecipientOutcome
+	taken int    // recipients that were taken
+	first *Error // the first refusal
+}
+
+// plan makes a transaction of a message. It says nothing yet.
+func (c *Conn) plan(m *outgoing) (*transaction, *Error) {
+	params, e := c.mailParams(m)
+	if e != nil {
+		return nil, e
+	}
+	t := &transaction{
+		c: c, outgoing: m, params: params,
+		group: c.offers("PIPELINING"), chunking: c.offers("CHUNKING"),
+		reset: c.dirty || c.doubtful, doubtful: c.doubtful,
+	}
+	if c.offers("DSN") {
+		t.notify = m.opts.DSN.param()
+	}
+	few := len(m.env.To)+2 <= groupMost
+	t.single = t.group && t.chunking && few && !t.reset && !m.opts.AllRecipients && m.content.Size() <= singleMost
+	t.data = t.group && !t.chunking && !m.opts.AllRecipients
+	return t, nil
+}
+
+// mailParams checks a message against what the server offers and returns the
+// parameters of MAIL.
+func (c *Conn) mailParams(m *outgoing) (string, *Error) {
+	fail := func(kind Kind, code, field, format string, args ...any) *Error {
+		return &Error{Stage: StageMail, Kind: kind, Code: code, Field: field, Server: c.server.addr(), Err: fmt.Errorf(format, args...)}
+	}
+	var b strings.Builder
+	size := m.content.Size()
+	if c.offers("SIZE") { // RFC 1870
+		if most := c.maxSize(); most > 0 && size > most {
+			return "", fail(KindRejected, "over_upstream_size", "", "message of %d octets is over the server's limit of %d", size, most)
+		}
+		fmt.Fprintf(&b, " SIZE=%d", size)
+	}
+	if field := m.utf8Field(); field != "" { // RFC 6531
+		if !c.offers("SMTPUTF8") {
+			return "", fail(KindInvalid, "smtputf8_required", field, "address needs SMTPUTF8, which the server does not offer")
+		}
+		b.WriteString(" SMTPUTF8")
+	}
+	if m.content.EightBit() { // RFC 6152
+		if !c.offers("8BITMIME") {
+			return "", fail(KindInvalid, "8bitmime_required", "", "message has octets above 127 and the server does not offer 8BITMIME")
+		}
+		b.WriteString(" BODY=8BITMIME")
+	}
+	if m.opts.RequireTLS { // RFC 8689
+		if !c.secure || !c.offers("REQUIRETLS") {
+			return "", fail(KindRejected, "requiretls_not_offered", "", "the message must not travel without TLS, and the server does not offer REQUIRETLS")
+		}
+		b.WriteString(" REQUIRETLS")
+	}
+	if c.offers("DSN") { // RFC 3461; without it nobody can be asked
+		if m.opts.DSN.Return != "" {
+			b.WriteString(" RET=" + string(m.opts.DSN.Return))
+		}
+		if m.opts.DSN.EnvelopeID != "" {
+			b.WriteString(" ENVID=" + xtext(m.opts.DSN.EnvelopeID))
+		}
+	}
+	return b.String(), nil
+}
+
+// utf8Field names what keeps the message from going without SMTPUTF8.
+func (m *outgoing) utf8Field() string {
+	if m.env.From.NeedsSMTPUTF8() {
+		return "from"
+	}
+	for _, a := range m.env.To {
+		if a.NeedsSMTPUTF8() {
+			return "to"
+		}
+	}
+	if m.content.UTF8Header() {
+		return "headers"
+	}
+	return ""
+}
+
+// commands is the number of commands of the envelope.
+func (t *transaction) commands() int {
+	n := 1 + len(t.env.To)
+	if t.reset {
+		n++
+	}
+	if t.data {
+		n++
+	}
+	return n
+}
+
+// step is the stage of a command of the envelope, and whose it is: -1 for none.
+func (t *transaction) step(i int) (stage Stage, rcpt int) {
+	if t.reset {
+		i--
+	}
+	switch {
+	case i < 0:
+		return StageMail, -1 // RSET
+	case i == 0:
+		return StageMail, -1
+	case i <= len(t.env.To):
+		return StageRcpt, i - 1
+	}
+	return StageData, -1
+}
+
+// announce says what may be said of the envelope without a reply. The caller
+// flushes it.
+func (t *transaction) announce() {
+	most := 1
+	if t.group {
+		most = groupMost
+	}
+	out := &t.c.out
+	for end := min(t.commands(), t.said+most); t.said < end; t.said++ {
+		stage, rcpt := t.step(t.said)
+		switch {
+		case stage == StageData:
+			out.string("DATA\r\n")
+		case stage == StageRcpt:
+			out.string("RCPT TO:<")
+			out.string(t.env.To[rcpt].Mailbox())
+			out.string(">")
+			out.string(t.notify)
+			out.string("\r\n")
+		case t.reset && t.said == 0:
+			out.string("RSET\r\n")
+		default:
+			out.string("MAIL FROM:<")
+			if !t.env.From.IsZero() {
+				out.string(t.env.From.Mailbox())
+			}
+			out.string(">")
+			out.string(t.params)
+			out.string("\r\n")
+		}
+	}
+}
+
+// envelope says what is left of the envelope and hears the replies, DATA's
+// excepted. An error means that the connection is lost; refusals are kept in t.
+func (t *transaction) envelope(ctx context.Context) *Error {
+	c := t.c
+	end := t.commands()
+	if t.data {
+		end--
+	}
+	t.rcpts = make([]RecipientOutcome, 0, len(t.env.To))
+	for ; t.heard < end; t.heard++ {
+		stage, rcpt := t.step(t.heard)
+		if t.heard == t.said {
+			if t.first != nil && t.first.Stage == StageMail {
+				return nil
+			}
+			t.announce()
+			if err := c.out.flush(); err != nil {
+				return c.lost(stage, lostCause(ctx, err))
+			}
+		}
+		if t.reset && t.heard == 0 {
+			if e := t.hearReset(ctx); e != nil {
+				return e
+			}
+			continue
+		}
+		reply, e := c.hear(ctx, stage, c.timeouts.Command)
+		if e != nil {
+			return e
+		}
+		if e = t.take(stage, rcpt, reply); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// hearReset hears the reply to RSET. A connection on which that does not work is
+// as good as dead.
+func (t *transaction) hearReset(ctx context.Context) *Error {
+	c := t.c
+	within := c.timeouts.Command
+	if t.doubtful {
+		within = min(within, probeTimeout)
+	}
+	reply, e := c.hear(ctx, StageMail, within)
+	if e == nil && reply.Code/100 != 2 {
+		e = c.refused(StageMail, reply)
+		c.broken = true
+	}
+	if e == nil {
+		c.dirty, c.doubtful = false, false
+	}
+	return e
+}
+
+// take keeps the reply to MAIL or RCPT. An error means that the session ends.
+func (t *transaction) take(stage Stage, rcpt int, reply Reply) *Error {
+	var e *Error
+	switch {
+	case reply.Code >= 400:
+		e = t.c.refused(stage, reply)
+	case reply.Code/100 != 2:
+		e = t.c.lost(stage, errUnexpected)
+		e.Reply = reply
+	}
+	if stage == StageRcpt && (t.first == nil || t.first.Stage == StageRcpt) {
+		o := RecipientOutcome{Address: t.env.To[rcpt], Reply: reply}
+		if e == nil {
+			t.taken++
+		} else {
+			o.Kind = e.Kind
+		}
+		t.rcpts = append(t.rcpts, o)
+	}
+	if e == nil {
+		if stage == StageMail {
+			t.c.dirty = true // there is a transaction to be ended
+		}
+		return nil
+	}
+	if t.first == nil {
+		t.first = e
+	}
+	if t.c.broken {
+		return e
+	}
+	return nil
+}
+
+// refusal is why the message cannot go to anybody, or not to all where that is
+// wanted; nil where it can.
+func (t *transaction) refusal() *Error {
+	switch {
+	case t.first == nil || t.first.Stage == StageMail:
+		return t.first
+	case t.taken > 0 && !t.opts.AllRecipients:
+		return nil
+	}
+	e := t.first
+	e.Kind = softest(t.rcpts)
+	if t.opts.AllRecipients {
+		for _, o := range t.rcpts { // one that is refused for good keeps all from going
+			if o.Kind == KindRejected {
+				e.Kind = KindRejected
+			}
+		}
+	}
+	return e
+}
+

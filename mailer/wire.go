@@ -1,0 +1,153 @@
+package mailer
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// gatherSize is how much is gathered for one write: two records of TLS.
+const gatherSize = 32 << 10
+
+// gather collects what is to be said, so that commands and content travel in as
+// few writes as possible. Its buffer is lent while there is something in it.
+type gather struct {
+	w   io.Writer
+	buf *[]byte
+	err error // of the first write that failed; nothing is written behind it
+}
+
+var gatherBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, gatherSize)
+	return &b
+}}
+
+// room returns the buffer, with room for n octets of at most gatherSize.
+func (g *gather) room(n int) *[]byte {
+	if g.buf == nil {
+		g.buf = gatherBuffers.Get().(*[]byte)
+	}
+	if len(*g.buf)+n > cap(*g.buf) {
+		_ = g.write()
+	}
+	return g.buf
+}
+
+// Write implements [io.Writer].
+func (g *gather) Write(p []byte) (int, error) {
+	for left := p; len(left) > 0; {
+		if g.err != nil {
+			return 0, g.err
+		}
+		b := g.room(min(len(left), 1))
+		n := min(len(left), cap(*b)-len(*b))
+		*b = append(*b, left[:n]...)
+		left = left[n:]
+	}
+	return len(p), nil
+}
+
+func (g *gather) string(s string) {
+	for s != "" {
+		b := g.room(1)
+		n := min(len(s), cap(*b)-len(*b))
+		*b = append(*b, s[:n]...)
+		s = s[n:]
+	}
+}
+
+func (g *gather) write() error {
+	if g.err == nil && len(*g.buf) > 0 {
+		_, g.err = g.w.Write(*g.buf)
+	}
+	*g.buf = (*g.buf)[:0]
+	return g.err
+}
+
+// flush writes what is left, and gives the buffer back.
+func (g *gather) flush() error {
+	if g.buf == nil {
+		return g.err
+	}
+	_ = g.write()
+	g.drop()
+	return g.err
+}
+
+// drop forgets what is left.
+func (g *gather) drop() {
+	if g.buf != nil {
+		*g.buf = (*g.buf)[:0]
+		gatherBuffers.Put(g.buf)
+		g.buf = nil
+	}
+}
+
+// patientWriter gives each write its deadline, and all of them one that grows
+// with the size of what is written.
+type patientWriter struct {
+	nc   net.Conn
+	each time.Duration
+	last time.Time
+}
+
+// slowest is the rate in octets a second below which a peer that takes content
+// is given up, beyond what one block may take.
+const slowest = 4 << 10
+
+// patience renews the deadlines for something of size octets.
+func (c *Conn) patience(size int64) {
+	c.writer = patientWriter{c.nc, c.timeouts.Block, time.Now().Add(c.timeouts.Block + time.Duration(size/slowest)*time.Second)}
+	c.out.w, c.out.err = &c.writer, nil
+}
+
+func (w *patientWriter) Write(p []byte) (int, error) {
+	at := time.Now().Add(w.each)
+	if at.After(w.last) {
+		at = w.last
+	}
+	if err := w.nc.SetWriteDeadline(at); err != nil {
+		return 0, err
+	}
+	return w.nc.Write(p)
+}
+
+// guard has the connection closed when ctx ends, until release is called.
+func (c *Conn) guard(ctx context.Context) (release func()) {
+	if ctx.Done() == nil {
+		return func() {}
+	}
+	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
+	return func() {
+		if !stop() {
+			c.broken = true
+		}
+	}
+}
+
+// hear reads one reply.
+func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Reply, *Error) {
+	if c.broken {
+		return Reply{}, c.lost(stage, lostCause(ctx, net.ErrClosed))
+	}
+	if c.r.Buffered() == 0 {
+		if err := c.nc.SetReadDeadline(time.Now().Add(within)); err != nil {
+			return Reply{}, c.lost(stage, lostCause(ctx, err))
+		}
+	}
+	raw, err := readReply(c.r)
+	if err != nil {
+		return Reply{}, c.lost(stage, lostCause(ctx, err))
+	}
+	return raw.reply(), nil
+}
+
+// lostCause is why a connection was lost: it is closed when ctx ends.
+func lostCause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
