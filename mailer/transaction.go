@@ -279,5 +279,6 @@ func (t *transaction) verdict(ctx context.Context) (Reply, *Error) {
 		e.Kind, e.Reply = KindUnknown, reply
 		return Reply{}, e
 	}
+	c.dirty = false
 	return reply, nil
 }
