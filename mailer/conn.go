@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,6 +60,7 @@ type Conn struct {
 	secure   bool
 	caps     map[string]string // keyword to parameters, of the last EHLO
 
+	probe  *probe
 	out    gather // what is to be said next
 	writer patientWriter
 
@@ -165,38 +168,47 @@ func saysGoodbye(r Reply) bool {
 }
 
 func (c *Conn) greeting(ctx context.Context) *Error {
-	var raw rawReply
-	e := c.do(ctx, StageGreeting, c.timeouts.Greeting, func() (err error) {
-		raw, err = readReply(c.r)
-		return err
+	return traced(ctx, StageGreeting, func(f *Facts) *Error {
+		var raw rawReply
+		e := c.do(ctx, StageGreeting, c.timeouts.Greeting, func() (err error) {
+			raw, err = readReply(c.r)
+			return err
+		})
+		f.greeting(raw)
+		if e != nil && errors.Is(e.Err, os.ErrDeadlineExceeded) {
+			e.Err = fmt.Errorf("server said nothing for %v: %w", c.timeouts.Greeting, e.Err)
+		}
+		switch {
+		case e != nil:
+			return e
+		case raw.code >= 400:
+			return c.refused(StageGreeting, raw.reply())
+		case raw.code != 220:
+			e = c.lost(StageGreeting, errUnexpected)
+			e.Reply = raw.reply()
+			return e
+		}
+		return nil
 	})
-	switch {
-	case e != nil:
-		return e
-	case raw.code >= 400:
-		return c.refused(StageGreeting, raw.reply())
-	case raw.code != 220:
-		e = c.lost(StageGreeting, errUnexpected)
-		e.Reply = raw.reply()
-		return e
-	}
-	return nil
 }
 
 // hello says EHLO and forgets what an earlier EHLO told. There is no falling
 // back to HELO: no submission server (RFC 6409) lacks extensions.
 func (c *Conn) hello(ctx context.Context) *Error {
 	c.caps = nil
-	raw, e := c.expect(ctx, StageEHLO, 2, "EHLO "+c.server.localName())
-	if e != nil {
-		return e
-	}
-	c.caps = make(map[string]string, len(raw.lines))
-	for _, line := range raw.lines[1:] {
-		word, params, _ := strings.Cut(line, " ")
-		c.caps[strings.ToUpper(word)] = params
-	}
-	return nil
+	return traced(ctx, StageEHLO, func(f *Facts) *Error {
+		raw, e := c.expect(ctx, StageEHLO, 2, "EHLO "+c.server.localName())
+		if e != nil {
+			return e
+		}
+		c.caps = make(map[string]string, len(raw.lines))
+		for _, line := range raw.lines[1:] {
+			word, params, _ := strings.Cut(line, " ")
+			c.caps[strings.ToUpper(word)] = params
+		}
+		f.hello(c, raw)
+		return nil
+	})
 }
 
 func (c *Conn) offers(keyword string) bool {

@@ -3,6 +3,7 @@ package mailer
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -77,7 +78,8 @@ func (c *Conn) mailParams(m *outgoing) (string, *Error) {
 		if most := c.maxSize(); most > 0 && size > most {
 			return "", fail(KindRejected, "over_upstream_size", "", "message of %d octets is over the server's limit of %d", size, most)
 		}
-		fmt.Fprintf(&b, " SIZE=%d", size)
+		b.WriteString(" SIZE=")
+		b.WriteString(strconv.FormatInt(size, 10))
 	}
 	if field := m.utf8Field(); field != "" { // RFC 6531
 		if !c.offers("SMTPUTF8") {
@@ -106,6 +108,16 @@ func (c *Conn) mailParams(m *outgoing) (string, *Error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// path says an address, which was checked before; nothing for the null sender.
+func (g *gather) path(a Address) {
+	if a.IsZero() {
+		return
+	}
+	g.string(quoteLocal(a.Local))
+	g.string("@")
+	g.string(a.Domain)
 }
 
 // utf8Field names what keeps the message from going without SMTPUTF8.
@@ -167,7 +179,7 @@ func (t *transaction) announce() {
 			out.string("DATA\r\n")
 		case stage == StageRcpt:
 			out.string("RCPT TO:<")
-			out.string(t.env.To[rcpt].Mailbox())
+			out.path(t.env.To[rcpt])
 			out.string(">")
 			out.string(t.notify)
 			out.string("\r\n")
@@ -175,9 +187,7 @@ func (t *transaction) announce() {
 			out.string("RSET\r\n")
 		default:
 			out.string("MAIL FROM:<")
-			if !t.env.From.IsZero() {
-				out.string(t.env.From.Mailbox())
-			}
+			out.path(t.env.From)
 			out.string(">")
 			out.string(t.params)
 			out.string("\r\n")
@@ -295,4 +305,3 @@ func (t *transaction) refusal() *Error {
 	}
 	return e
 }
-

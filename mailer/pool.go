@@ -37,7 +37,7 @@ type Pool struct {
 
 // waiter is a message that waits for a connection.
 type waiter struct {
-	msg *outgoing
+	msg *outgoing // nil for who has none
 	// ready gets what the message waited for: a connection, or nil where it may
 	// dial one. It has room for it, as nobody waits for who waits no longer.
 	ready chan *Conn
@@ -104,6 +104,23 @@ func (p *Pool) get(ctx context.Context, m *outgoing, dial func(context.Context) 
 	dialed = true
 	c.pool, c.era, c.created = p, era, p.now()
 	return c, nil
+}
+
+// warm has an idle connection ready, if none is in use.
+func (p *Pool) warm(ctx context.Context, dial func(context.Context) (*Conn, error)) error {
+	p.init()
+	p.mu.Lock()
+	cold := len(p.idle) == 0 && p.lent == 0 && !p.closed
+	p.mu.Unlock()
+	if !cold {
+		return nil
+	}
+	c, err := p.get(ctx, nil, dial, false)
+	if err != nil {
+		return err
+	}
+	p.put(c)
+	return nil
 }
 
 // lend lends what is there, or leave to dial: nil.

@@ -402,3 +402,26 @@ func TestVerdictIsNotAskedForAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestWarm: the first message finds a connection, and no second one is made.
+func TestWarm(t *testing.T) {
+	t.Parallel()
+	s := new(mailertest.Script)
+	tenant, _ := pooled(s, new(Pool))
+	for range 2 {
+		if err := tenant.Warm(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Sessions() != 1 || s.Said("MAIL") != 0 || s.Said("QUIT") != 0 {
+		t.Fatalf("%d sessions, said %q", s.Sessions(), s.Lines())
+	}
+	submit(t, tenant)
+	if s.Sessions() != 1 {
+		t.Errorf("%d sessions, want the one that was warm", s.Sessions())
+	}
+	tenant.Pool.Close()
+	if err := tenant.Warm(t.Context()); err != nil || s.Sessions() != 1 {
+		t.Errorf("a closed pool: %v, %d sessions", err, s.Sessions())
+	}
+}

@@ -48,7 +48,7 @@ func readReply(r *bufio.Reader) (rawReply, error) {
 			return rawReply{}, errMalformedReply
 		}
 		out.code = code
-		out.lines = append(out.lines, text)
+		out.lines = append(out.lines, string(text))
 		if !more {
 			return out, nil
 		}
@@ -56,13 +56,17 @@ func readReply(r *bufio.Reader) (rawReply, error) {
 	return rawReply{}, errReplyTooLong
 }
 
+// readReplyLine returns a line without its end. It is valid until the next read.
 func readReplyLine(r *bufio.Reader, budget *int) ([]byte, error) {
-	var line []byte
+	var line []byte // nil while the first part is all there is
 	for {
 		part, err := r.ReadSlice('\n')
 		*budget -= len(part)
 		if err == nil && len(line) <= maxReplyLine {
 			part = bytes.TrimRight(part, "\r\n")
+		}
+		if err == nil && line == nil && *budget >= 0 {
+			return part[:min(len(part), maxReplyLine)], nil
 		}
 		if room := maxReplyLine - len(line); room > 0 {
 			line = append(line, part[:min(len(part), room)]...)
@@ -80,28 +84,33 @@ func readReplyLine(r *bufio.Reader, budget *int) ([]byte, error) {
 	}
 }
 
-func splitReplyLine(line []byte) (code int, text string, more, ok bool) {
+func splitReplyLine(line []byte) (code int, text []byte, more, ok bool) {
 	if len(line) < 3 || line[0] < '2' || line[0] > '5' {
-		return 0, "", false, false
+		return 0, nil, false, false
 	}
 	for _, b := range line[:3] {
 		if b < '0' || b > '9' {
-			return 0, "", false, false
+			return 0, nil, false, false
 		}
 		code = code*10 + int(b-'0')
 	}
 	if len(line) == 3 {
-		return code, "", false, true
+		return code, nil, false, true
 	}
 	if line[3] != ' ' && line[3] != '-' {
-		return 0, "", false, false
+		return 0, nil, false, false
 	}
-	return code, string(line[4:]), line[3] == '-', true
+	return code, line[4:], line[3] == '-', true
 }
 
 // reply turns what came into what may be shown.
 func (r rawReply) reply() Reply {
 	out := Reply{Code: r.code}
+	if len(r.lines) == 1 {
+		out.Enhanced, out.Text, _ = cutEnhancedCode(r.lines[0])
+		out.Text = printable(out.Text, maxReplyText)
+		return out
+	}
 	texts := make([]string, 0, len(r.lines))
 	for _, line := range r.lines {
 		code, text, ok := cutEnhancedCode(line)
@@ -121,12 +130,13 @@ func (r rawReply) reply() Reply {
 // the front of a line.
 func cutEnhancedCode(line string) (EnhancedCode, string, bool) {
 	word, rest, _ := strings.Cut(line, " ")
-	parts := strings.Split(word, ".")
-	if len(parts) != 3 || len(parts[0]) != 1 || !strings.Contains("245", parts[0]) {
+	class, sub, ok := strings.Cut(word, ".")
+	subject, detail, more := strings.Cut(sub, ".")
+	if !ok || !more || len(class) != 1 || !strings.Contains("245", class) {
 		return EnhancedCode{}, line, false
 	}
 	var code EnhancedCode
-	for i, p := range parts {
+	for i, p := range [...]string{class, subject, detail} {
 		if len(p) < 1 || len(p) > 3 {
 			return EnhancedCode{}, line, false
 		}
@@ -143,6 +153,9 @@ func cutEnhancedCode(line string) (EnhancedCode, string, bool) {
 // printable makes a stranger's text fit for logs and terminals: whatever does
 // not print becomes a space, and no more than limit octets are kept.
 func printable(s string, limit int) string {
+	if len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return strings.TrimSpace(s)
+	}
 	var b strings.Builder
 	for _, r := range s {
 		if !unicode.IsPrint(r) {

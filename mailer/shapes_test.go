@@ -222,4 +222,3 @@ func TestDoubtfulConnection(t *testing.T) {
 		}
 	}
 }
-

@@ -95,14 +95,16 @@ func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
 		return Reply{}, e
 	}
 	c.begun = true
-	if e == nil && c.broken { // ctx ended just now
+	if c.broken { // ctx ended just now
 		e = c.lost(StageFinal, context.Cause(ctx))
-	} else {
-		e = t.envelope(context.WithoutCancel(ctx))
+	}
+	ctx = context.WithoutCancel(ctx)
+	if e == nil {
+		e = t.envelope(ctx)
 	}
 	switch {
 	case e == nil:
-		return t.verdict(context.WithoutCancel(ctx))
+		return t.verdict(ctx)
 	case e.Reply.Code >= 400: // the session ends with a refusal
 		c.begun = false
 	case t.first != nil && t.first.Stage == StageMail:
@@ -207,7 +209,7 @@ func (c *Conn) follow() {
 		return
 	}
 	w := c.pool.first(c)
-	if w == nil {
+	if w == nil || w.msg == nil {
 		return
 	}
 	t, e := c.plan(w.msg) // what keeps it from being sent, it will find out for itself
