@@ -4,8 +4,12 @@ import (
 	"slices"
 )
 
-// announceAhead is for how many refreshes one write announces them at most.
-const announceAhead = 64
+// announceAhead is for how many refreshes one write announces them at most, and
+// announceUnpaced where no rate is kept.
+const (
+	announceAhead   = 64
+	announceUnpaced = 256
+)
 
 // announce notes a refresh, and with it those of about the next second. It waits
 // for the write only where there was none ahead of time.
@@ -15,7 +19,7 @@ func (d *duty) announce(l *lane, s *Source) {
 	if len(list) == 0 {
 		return
 	}
-	ahead := announceAhead
+	ahead := announceUnpaced
 	if rate := l.pacer.perSecond(); rate > 0 {
 		ahead = int(min(rate, announceAhead))
 	}

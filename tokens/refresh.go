@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -301,10 +302,15 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Err
 // save stores a token that was just issued. A write that is lost without a word
 // would cost the grant, so it is read back.
 func (s *Source) save(ctx context.Context, t *Token) error {
-	if err := s.store.SaveIssued(ctx, t); err != nil {
+	given, err := s.store.saveIssued(ctx, t)
+	if err != nil {
 		return err
 	}
-	if stored, err := s.store.Load(ctx, s.account); err == nil && t.supersedes(stored) {
+	found, err := s.store.loadSealed(ctx, s.account.storageKey())
+	if err != nil || bytes.Equal(found, given) {
+		return nil
+	}
+	if stored, err := s.store.open(s.account, found); err == nil && t.supersedes(stored) {
 		s.log().Warn("the storage lags behind or has lost a new token; it is stored again, check the storage")
 		return s.store.Save(ctx, t)
 	}

@@ -73,9 +73,15 @@ func (s *Source) renew(ctx context.Context, want renewal) error {
 			f = &flight{done: make(chan struct{}), forced: want.force, epoch: c.epoch}
 			c.flight = f
 			underWay.begin()
-			go s.fly(context.WithoutCancel(ctx), f, want)
 		}
 		c.mu.Unlock()
+		switch {
+		case !own:
+		case ctx.Done() == nil: // the caller does not leave
+			s.fly(ctx, f, want)
+		default:
+			go s.fly(context.WithoutCancel(ctx), f, want)
+		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():

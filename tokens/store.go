@@ -63,18 +63,20 @@ func NewStore(s Storage, keys func() (*KeyRing, error)) *Store {
 
 // Load reads an account's token. Without one the error is [fs.ErrNotExist].
 func (s *Store) Load(ctx context.Context, a Account) (*Token, error) {
-	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
-	defer cancel()
-	key := a.storageKey()
-	sealed, err := s.storage.Load(ctx, key)
+	sealed, err := s.loadSealed(ctx, a.storageKey())
 	if err != nil {
 		return nil, fmt.Errorf("loading token of %s: %w", a, err)
 	}
+	return s.open(a, sealed)
+}
+
+// open opens an account's record.
+func (s *Store) open(a Account, sealed []byte) (*Token, error) {
 	ring, err := s.keys()
 	if err != nil {
 		return nil, err
 	}
-	plain, err := ring.Open(key, sealed)
+	plain, err := ring.Open(a.storageKey(), sealed)
 	if err != nil {
 		return nil, fmt.Errorf("opening token of %s: %w", a, err)
 	}
@@ -90,39 +92,49 @@ func (s *Store) Load(ctx context.Context, a Account) (*Token, error) {
 
 // Save writes a token.
 func (s *Store) Save(ctx context.Context, t *Token) error {
+	_, err := s.save(ctx, t)
+	return err
+}
+
+// save is Save, and returns the record as it was given to the storage.
+func (s *Store) save(ctx context.Context, t *Token) (sealed []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
 	ring, err := s.keys()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	plain, err := encodeToken(t)
 	if err != nil {
-		return fmt.Errorf("encoding token of %s: %w", t.Account, err)
+		return nil, fmt.Errorf("encoding token of %s: %w", t.Account, err)
 	}
 	key := t.Account.storageKey()
-	sealed, err := ring.Seal(key, plain)
-	if err != nil {
-		return fmt.Errorf("sealing token of %s: %w", t.Account, err)
+	if sealed, err = ring.Seal(key, plain); err != nil {
+		return nil, fmt.Errorf("sealing token of %s: %w", t.Account, err)
 	}
 	if err := s.storage.Store(ctx, key, sealed); err != nil {
-		return fmt.Errorf("storing token of %s: %w", t.Account, err)
+		return nil, fmt.Errorf("storing token of %s: %w", t.Account, err)
 	}
-	return nil
+	return sealed, nil
 }
 
 // SaveIssued writes a token that the provider has just issued, trying harder
 // than [Store.Save] does: what was before it may be void.
-func (s *Store) SaveIssued(ctx context.Context, t *Token) (err error) {
+func (s *Store) SaveIssued(ctx context.Context, t *Token) error {
+	_, err := s.saveIssued(ctx, t)
+	return err
+}
+
+func (s *Store) saveIssued(ctx context.Context, t *Token) (sealed []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
 	for _, wait := range saveTries {
 		time.Sleep(wait)
-		if err = s.Save(ctx, t); err == nil || ctx.Err() != nil {
-			return err
+		if sealed, err = s.save(ctx, t); err == nil || ctx.Err() != nil {
+			return sealed, err
 		}
 	}
-	return err
+	return nil, err
 }
 
 // Delete removes an account's token. Deleting what is not there succeeds.

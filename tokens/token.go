@@ -215,15 +215,21 @@ func encodeToken(t *Token) ([]byte, error) {
 }
 
 func decodeToken(data []byte) (*Token, error) {
-	// The version first: the rest of a newer record may have another shape.
-	var v struct {
-		Version int `json:"version"`
-	}
-	if json.Unmarshal(data, &v) == nil && v.Version > recordVersion {
-		return nil, fmt.Errorf("token record version %d: %w", v.Version, ErrNewerFormat)
-	}
 	var r record
-	if json.Unmarshal(data, &r) != nil {
+	err := json.Unmarshal(data, &r)
+	if err != nil {
+		// A newer record may have another shape.
+		var v struct {
+			Version int `json:"version"`
+		}
+		if json.Unmarshal(data, &v) == nil {
+			r.Version = v.Version
+		}
+	}
+	if r.Version > recordVersion {
+		return nil, fmt.Errorf("token record version %d: %w", r.Version, ErrNewerFormat)
+	}
+	if err != nil {
 		// The decoder's words may quote the record, which holds tokens.
 		return nil, fmt.Errorf("no valid record: %w", ErrCorrupt)
 	}

@@ -46,6 +46,9 @@ func TestRecordVersions(t *testing.T) {
 	if _, err := decodeToken([]byte(`{"version":2,"access_token":{"new":"shape"}}`)); !errors.Is(err, ErrNewerFormat) {
 		t.Errorf("newer record with another shape: %v", err)
 	}
+	if _, err := decodeToken([]byte(`{"expiry":1,"version":2}`)); !errors.Is(err, ErrNewerFormat) {
+		t.Errorf("newer record with another shape of a time: %v", err)
+	}
 	if _, err := decodeToken([]byte(`{"version":2}`)); !errors.Is(err, ErrNewerFormat) {
 		t.Errorf("newer record: %v", err)
 	}
