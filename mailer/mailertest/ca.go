@@ -18,6 +18,12 @@ import (
 // the server's; clients trust it by the pool.
 func NewCertificate(t testing.TB) (*tls.Config, *x509.CertPool) {
 	t.Helper()
+	return newCertificate(t, func(*x509.Certificate) {})
+}
+
+// newCertificate makes a certificate of what change makes of the usual one.
+func newCertificate(t testing.TB, change func(*x509.Certificate)) (*tls.Config, *x509.CertPool) {
+	t.Helper()
 	// Tests under synctest begin in the year 2000.
 	from, to := time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2199, 1, 1, 0, 0, 0, 0, time.UTC)
 	caKey, key := newKey(t), newKey(t)
@@ -44,6 +50,7 @@ func NewCertificate(t testing.TB) (*tls.Config, *x509.CertPool) {
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
+	change(leaf)
 	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
 	if err != nil {
 		t.Fatal(err)

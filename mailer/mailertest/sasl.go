@@ -20,20 +20,28 @@ func (x *xoauth2Server) Next(response []byte) ([]byte, bool, error) {
 	case response == nil:
 		return []byte{}, false, nil
 	}
-	var user, token string
-	for field := range strings.SplitSeq(string(response), "\x01") {
-		if v, ok := strings.CutPrefix(field, "user="); ok {
-			user = v
-		}
-		if v, ok := strings.CutPrefix(field, "auth=Bearer "); ok {
-			token = v
-		}
-	}
+	user, token := bearer(response)
 	if x.check(user, token) {
 		return nil, true, nil
 	}
 	x.failed = true
 	return []byte(`{"status":"401","schemes":"bearer","scope":"mail"}`), false, nil
+}
+
+// bearer reads the response of XOAUTH2 or OAUTHBEARER (RFC 7628).
+func bearer(response []byte) (user, token string) {
+	for field := range strings.SplitSeq(string(response), "\x01") {
+		if v, ok := strings.CutPrefix(field, "user="); ok {
+			user = v
+		}
+		if v, ok := strings.CutPrefix(field, "n,a="); ok {
+			user = strings.NewReplacer("=2C", ",", "=3D", "=").Replace(strings.TrimSuffix(v, ","))
+		}
+		if v, ok := strings.CutPrefix(field, "auth=Bearer "); ok {
+			token = v
+		}
+	}
+	return user, token
 }
 
 // refusing says 535 where go-smtp would say 454.

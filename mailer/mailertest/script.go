@@ -1,7 +1,6 @@
 package mailertest
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"net"
@@ -22,11 +21,13 @@ const (
 const (
 	Greeting  = "greeting"
 	Challenge = "challenge" // the client's answer to a 334
-	Content   = "content"   // the end of the content
+	Content   = "content"   // the end of the content, after DATA
 )
 
 // Script is a mail server that does as it is told, at each step of each of its
 // sessions. A session speaks plaintext until STARTTLS, unless Implicit is set.
+// It takes CHUNKING whether it is offered or not; the step of each chunk is
+// "BDAT", and is answered when its octets are there.
 type Script struct {
 	// Answers has the replies to each step: a verb such as "EHLO" or "MAIL",
 	// or one of the constants above. They are used up one after the other, over
@@ -42,6 +43,9 @@ type Script struct {
 	TLS *tls.Config
 	// Implicit begins sessions with the handshake.
 	Implicit bool
+	// Strict refuses, and hangs up on, clients that do not wait for a reply
+	// where RFC 2920 demands it, or where PIPELINING is not offered.
+	Strict bool
 
 	mu       sync.Mutex
 	used     map[string]int
@@ -50,32 +54,15 @@ type Script struct {
 	sessions int
 }
 
-// Dial begins a session over a [net.Pipe]. It fits the dialer of a client. The
-// session ends when the client hangs up.
-func (s *Script) Dial(context.Context, string, string) (net.Conn, error) {
-	client, server := net.Pipe()
-	go s.Serve(server)
-	return client, nil
-}
+// Dial begins a session in memory. It fits the dialer of a client. The client's
+// writes wait until the server has read them. The session ends when the client
+// hangs up.
+func (s *Script) Dial(context.Context, string, string) (net.Conn, error) { return dial(s.Serve), nil }
 
 // Listen serves sessions on loopback TCP until the test ends.
 func (s *Script) Listen(t testing.TB) (host string, port int) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.Serve(nc)
-		}
-	}()
-	return "127.0.0.1", l.Addr().(*net.TCPAddr).Port
+	return listen(t, s.Serve)
 }
 
 // Serve runs a session and closes nc at its end.
@@ -83,16 +70,8 @@ func (s *Script) Serve(nc net.Conn) {
 	s.mu.Lock()
 	s.sessions++
 	s.mu.Unlock()
-	p := &play{Script: s, nc: nc, r: bufio.NewReader(nc)}
-	if s.Implicit {
-		p.handshake()
-	}
-	if p.answer(Greeting, "220 mail.example.com ESMTP") {
-		p.run()
-	}
-	if !p.stalled {
-		nc.Close()
-	}
+	d := &dialogue{service: &play{Script: s}, offer: s.Offer, auth: s.Auth, tls: s.TLS, strict: s.Strict}
+	d.serve(nc, s.Implicit)
 }
 
 // Lines returns what clients said so far, without the lines of content.
@@ -114,7 +93,7 @@ func (s *Script) Said(prefix string) int {
 }
 
 // Contents returns the contents that came in whole, as they were on the wire:
-// dot-stuffed, without the final dot.
+// after DATA dot-stuffed and without the final dot, by BDAT as they are.
 func (s *Script) Contents() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,110 +128,25 @@ func (s *Script) next(step, usual string) string {
 // play is one session of a script.
 type play struct {
 	*Script
-	nc      net.Conn
-	r       *bufio.Reader
-	secure  bool
-	last    string
-	stalled bool
+	text strings.Builder
 }
 
-// answer reports whether the session goes on.
-func (p *play) answer(step, usual string) bool {
-	p.last = p.next(step, usual)
-	switch p.last {
-	case Close:
-		return false
-	case Silent:
-		return true
-	case Stall:
-		p.stalled = true
-		return false
-	}
-	wire := strings.ReplaceAll(p.last, "\n", "\r\n") + "\r\n"
-	_, err := p.nc.Write([]byte(wire))
-	return err == nil
-}
-
-func (p *play) handshake() bool {
-	t := tls.Server(p.nc, p.TLS)
-	p.nc, p.r, p.secure = t, bufio.NewReader(t), true
-	return t.Handshake() == nil
-}
-
-func (p *play) run() {
-	for {
-		line, err := p.r.ReadString('\n')
-		if err != nil {
-			return
-		}
-		line = strings.TrimRight(line, "\r\n")
+func (p *play) answer(step string, line []byte, usual string) string {
+	if line != nil {
 		p.mu.Lock()
-		p.lines = append(p.lines, line)
+		p.lines = append(p.lines, string(line))
 		p.mu.Unlock()
-		if !p.step(line) {
-			return
-		}
 	}
+	if step == "MAIL" {
+		p.text.Reset()
+	}
+	return p.next(step, usual)
 }
 
-func (p *play) step(line string) bool {
-	if strings.HasPrefix(p.last, "334") {
-		return p.answer(Challenge, "235 2.7.0 welcome")
-	}
-	verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
-	switch verb {
-	case "EHLO":
-		return p.answer(verb, p.hello())
-	case "STARTTLS":
-		ok := p.answer(verb, "220 2.0.0 go ahead")
-		if ok && strings.HasPrefix(p.last, "220") {
-			return p.handshake()
-		}
-		return ok
-	case "AUTH":
-		return p.answer(verb, "235 2.7.0 welcome")
-	case "DATA":
-		ok := p.answer(verb, "354 go ahead")
-		if ok && strings.HasPrefix(p.last, "354") {
-			return p.content()
-		}
-		return ok
-	case "QUIT":
-		p.answer(verb, "221 2.0.0 bye")
-		return false
-	}
-	return p.answer(verb, "250 2.0.0 ok")
-}
+func (p *play) octets(b []byte) { p.text.Write(b) }
 
-func (p *play) hello() string {
-	lines := append([]string{"mail.example.com"}, p.Offer...)
-	if p.TLS != nil && !p.secure {
-		lines = append(lines, "STARTTLS")
-	}
-	if p.Auth != "" && (p.secure || p.TLS == nil) {
-		lines = append(lines, "AUTH "+p.Auth)
-	}
-	for i := range lines[:len(lines)-1] {
-		lines[i] = "250-" + lines[i]
-	}
-	lines[len(lines)-1] = "250 " + lines[len(lines)-1]
-	return strings.Join(lines, "\n")
-}
-
-func (p *play) content() bool {
-	var b strings.Builder
-	for {
-		line, err := p.r.ReadString('\n')
-		if err != nil {
-			return false
-		}
-		if line == ".\r\n" {
-			break
-		}
-		b.WriteString(line)
-	}
+func (p *play) message(bool) {
 	p.mu.Lock()
-	p.contents = append(p.contents, b.String())
-	p.mu.Unlock()
-	return p.answer(Content, "250 2.0.0 Ok: queued as 4F1A2B3C")
+	defer p.mu.Unlock()
+	p.contents = append(p.contents, p.text.String())
 }
