@@ -145,6 +145,17 @@ type tenantView struct {
 	From        string   `json:"from,omitempty"`
 	Senders     []string `json:"senders"`
 	Connections int      `json:"connections"`
+	// Messages in Window, and recipients in a day, are the limits; zero for none.
+	Messages         int    `json:"messages,omitempty"`
+	Window           string `json:"window,omitempty"`
+	RecipientsPerDay int    `json:"recipients_per_day,omitempty"`
+	// Recipients is "some" or "all".
+	Recipients string `json:"recipients"`
+	Failover   string `json:"failover,omitempty"`
+	// Deliver is "none" or an address where mail does not reach its recipients.
+	Deliver string `json:"deliver,omitempty"`
+	// Proxy has no user and no password.
+	Proxy string `json:"proxy,omitempty"`
 	// State is the account's, with OAuth; else "ready".
 	State string `json:"state"`
 }
@@ -157,7 +168,18 @@ func (a admin) tenants(ctx context.Context) []tenantView {
 		v := tenantView{
 			Name: name, Origin: t.origin, Server: net.JoinHostPort(t.server.Host, strconv.Itoa(t.server.Port)), Security: t.server.Security.String(),
 			Auth: t.auth.Method, Provider: t.account.Provider, User: strings.ToLower(t.user),
-			Senders: t.senderRules, Connections: t.connections, State: "ready",
+			Senders: t.senderRules, Connections: t.limits.connections, State: "ready",
+			Messages: t.limits.rate, RecipientsPerDay: t.limits.recipientsPerDay, Recipients: "some",
+			Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(),
+		}
+		if t.limits.rate > 0 {
+			v.Window = t.limits.window.String()
+		}
+		if t.all {
+			v.Recipients = "all"
+		}
+		if t.deliver.Nowhere {
+			v.Deliver = "none"
 		}
 		if t.auth.Method == "password" {
 			v.User = t.auth.Username

@@ -36,9 +36,9 @@ type adminRequest struct {
 	*http.Request
 	// by is who is calling.
 	by string
-	// provider and user name an account, where the path does.
-	provider, user string
-	body           []byte
+	// provider and user name an account, and tenant a tenant, where the path does.
+	provider, user, tenant string
+	body                   []byte
 }
 
 // settings reads the body, which may have the given fields and no others. An
@@ -74,6 +74,7 @@ var adminRoutes = routes[*adminCall]{
 	{http.MethodGet, "/storage", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
 		return http.StatusOK, a.storage(), nil
 	}}},
+	{http.MethodPost, "/tenants/{tenant}/test", &adminCall{"operator", serveTest}},
 	{http.MethodPost, "/accounts/{provider}/{user}/authorize", &adminCall{"operator", func(a admin, r *adminRequest) (int, any, error) {
 		flow := flowBrowser
 		if err := r.settings(fields{"flow": decodeText(&flow)}); err != nil {
@@ -146,7 +147,7 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.", nil)
 		return nil
 	}
-	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"]}
+	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"]}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		if err := crossOrigin.Check(r); err != nil {
 			adminProblem(w, r, http.StatusForbidden, "The request comes from another site's page and was refused.", nil)
@@ -171,6 +172,10 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 	status, answer, err := call.serve(admin{h.app}, request)
 	if err != nil {
 		h.adminFailed(w, r, err)
+		return nil
+	}
+	if rs, ok := answer.(records); ok {
+		writeRecords(w, rs)
 		return nil
 	}
 	writeJSON(w, "application/json", status, answer)

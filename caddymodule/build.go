@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -62,6 +63,7 @@ func build(s settings) (*snapshot, error) {
 		settings:  s,
 		mailboxes: make(map[mailboxKey]*tenant),
 		pools:     make(map[[sha256.Size]byte]*x509.CertPool),
+		sessions:  make(map[[sha256.Size]byte]tls.ClientSessionCache),
 		snapshot: &snapshot{
 			providers: make(map[string]*provider),
 			tenants:   make(map[string]*tenant),
@@ -79,6 +81,9 @@ func build(s settings) (*snapshot, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		b.tenant(name, s.tenants[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.snapshot.tenants)) {
+		b.failover(b.snapshot.tenants[name])
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.keys)) {
 		b.key(name, s.keys[name])
@@ -99,7 +104,10 @@ type builder struct {
 	// hash of what they were read from: there may be very many tenants.
 	mailboxes map[mailboxKey]*tenant
 	pools     map[[sha256.Size]byte]*x509.CertPool
-	errs      []error
+	// sessions are the TLS sessions of the servers that the same authorities
+	// verify.
+	sessions map[[sha256.Size]byte]tls.ClientSessionCache
+	errs     []error
 }
 
 func (b *builder) errorf(format string, args ...any) {

@@ -94,8 +94,8 @@ func TestPresetReachesTenants(t *testing.T) {
 		connections int
 		mechanism   string
 	}{"preset": {3, "xoauth2"}, "own": {1, "oauthbearer"}, "generic": {2, ""}} {
-		if got := s.tenants[name]; got.connections != want.connections || got.auth.Mechanism != want.mechanism {
-			t.Errorf("%s: %d connections, mechanism %q", name, got.connections, got.auth.Mechanism)
+		if got := s.tenants[name]; got.limits.connections != want.connections || got.auth.Mechanism != want.mechanism {
+			t.Errorf("%s: %d connections, mechanism %q", name, got.limits.connections, got.auth.Mechanism)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -33,7 +34,14 @@ type tenant struct {
 	from        mailer.Address
 	senders     mailer.Senders
 	senderRules []string
-	connections int
+	limits      limits
+	// failover names the tenant that sends while this one cannot; empty for none.
+	failover string
+	deliver  mailer.Delivery
+	// all is set where a message goes to all its recipients or to none.
+	all bool
+	// warm is set where a connection is kept ready.
+	warm bool
 	// source and mail are set by attach. Source is nil without an account.
 	source *tokens.Source
 	mail   *mailer.Tenant
@@ -45,22 +53,14 @@ func (b *builder) tenant(name string, s tenantSettings) {
 		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
 		return
 	}
-	t := &tenant{name: name, origin: s.origin, auth: s.Auth, connections: s.Connections}
-	if t.connections < 0 {
-		b.errorf("%s, connections: must be above zero", at)
-		return
-	}
+	t := &tenant{name: name, origin: s.origin, auth: s.Auth, failover: s.Failover, warm: s.Warm}
 	p, ok := b.tenantAuth(at, s, t)
 	if !ok || !b.tenantServer(at, s, t, p) {
 		return
 	}
-	if t.connections == 0 && p != nil {
-		t.connections = p.settings.Limits.Connections
-	}
-	if t.connections == 0 {
-		t.connections = defaultConnections
-	}
+	b.tenantLimits(at, s, t, p)
 	b.tenantSenders(at, s, t)
+	b.tenantRecipients(at, s, t)
 	b.sharedMailbox(at, t)
 	b.snapshot.tenants[name] = t
 }
@@ -164,6 +164,17 @@ func (b *builder) tenantServer(at string, s tenantSettings, t *tenant, p *provid
 			b.pools[t.authorities] = server.RootCAs
 		}
 	}
+	if server.Sessions = b.sessions[t.authorities]; server.Sessions == nil {
+		server.Sessions = tls.NewLRUClientSessionCache(0)
+		b.sessions[t.authorities] = server.Sessions
+	}
+	if s.Proxy != "" {
+		if server.Proxy, err = mailer.ParseProxy(s.Proxy); err != nil {
+			b.errorf("%s, proxy: %w", at, err)
+		} else if server.Security == mailer.Plaintext {
+			b.errorf("%s, proxy: plaintext:// is for servers near by, and a proxy leads away; write no scheme for STARTTLS, or smtps://", at)
+		}
+	}
 	if b.snapshot.redirectBase != nil {
 		server.LocalName = ehloName(b.snapshot.redirectBase.Hostname())
 	}
@@ -204,26 +215,6 @@ func (b *builder) tenantSenders(at string, s tenantSettings, t *tenant) {
 		b.errorf("%s, from: %s is not among the tenant's senders", at, t.from.Mailbox())
 	}
 	t.senders, t.senderRules = senders, rules
-}
-
-// sharedMailbox holds tenants of one mailbox to one limit: it is the mailbox's.
-func (b *builder) sharedMailbox(at string, t *tenant) {
-	m := mailboxKey{t.account, strings.ToLower(t.user), t.auth, t.server.Host, t.server.Port}
-	first := b.mailboxes[m]
-	if first == nil {
-		b.mailboxes[m] = t
-	} else if first.connections != t.connections {
-		b.errorf("%s, connections: tenant %s signs in to the same mailbox; both must say the same number", at, first.name)
-	}
-}
-
-// mailboxKey is what a mail server counts by.
-type mailboxKey struct {
-	account tokens.Account
-	user    string
-	auth    Auth
-	host    string
-	port    int
 }
 
 // reason is what an error of the mailer says, without where in a message it was.

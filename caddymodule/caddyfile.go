@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,6 +79,17 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			from        [<display name>] <address>
 //			senders     <address>|*@<domain>|* ...
 //			connections <number>
+//			rate        <messages> <window>
+//			recipients_per_day <number>
+//			max_age      <duration>
+//			max_idle     <duration>
+//			max_messages <number>
+//			warm
+//			recipients  some|all
+//			failover    <tenant>
+//			deliver     none
+//			deliver     to <address>
+//			proxy       <url>
 //			ca_file     <file>
 //		}
 //		key <name> <key> <tenant>
@@ -164,14 +176,54 @@ func (p *Provider) parseExpires(d *caddyfile.Dispenser) error {
 
 func parseTenant(d *caddyfile.Dispenser, t *Tenant) error {
 	return parseBlock(d, words{
-		"server":      single(text(&t.Server)),
-		"auth":        single(t.Auth.unmarshal),
-		"user":        single(text(&t.User)),
-		"from":        single(t.parseFrom),
-		"senders":     single(list(&t.Senders)),
-		"connections": single(number(&t.Connections)),
-		"ca_file":     single(text(&t.CAFile)),
+		"server":             single(text(&t.Server)),
+		"auth":               single(t.Auth.unmarshal),
+		"user":               single(text(&t.User)),
+		"from":               single(t.parseFrom),
+		"senders":            single(list(&t.Senders)),
+		"connections":        single(number(&t.Connections)),
+		"rate":               single(t.Rate.unmarshal),
+		"recipients_per_day": single(number(&t.RecipientsPerDay)),
+		"max_age":            single(duration(&t.MaxAge)),
+		"max_idle":           single(duration(&t.MaxIdle)),
+		"max_messages":       single(number(&t.MaxMessages)),
+		"warm":               single(toggle(&t.Warm)),
+		"recipients":         single(choice(&t.Recipients, recipientRules...)),
+		"failover":           single(text(&t.Failover)),
+		"deliver":            single(t.Deliver.unmarshal),
+		"proxy":              single(text(&t.Proxy)),
+		"ca_file":            single(text(&t.CAFile)),
 	})
+}
+
+// recipientRules are the words for what a refused recipient means.
+var recipientRules = []string{"some", "all"}
+
+func (r *Rate) unmarshal(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 2 {
+		return d.Err("wrong arguments: want rate <messages> <window>, such as rate 30 1m")
+	}
+	n, err := strconv.Atoi(args[0])
+	window, werr := caddy.ParseDuration(args[1])
+	if err != nil || n < 1 || werr != nil || window <= 0 {
+		return d.Errf("bad rate value '%s %s': must be a whole number and a duration, both above zero, such as 30 1m", args[0], args[1])
+	}
+	r.Messages, r.Window = n, caddy.Duration(window)
+	return nil
+}
+
+func (v *Deliver) unmarshal(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	switch {
+	case len(args) == 1 && args[0] == "none":
+		v.None = true
+	case len(args) == 2 && args[0] == "to":
+		v.To = args[1]
+	default:
+		return d.Err("wrong arguments: want deliver none, or deliver to <address>")
+	}
+	return nil
 }
 
 func (a *Auth) unmarshal(d *caddyfile.Dispenser) error {

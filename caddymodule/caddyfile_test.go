@@ -101,6 +101,7 @@ var grammarWords = []string{
 	"client_auth", "scopes", "prompt", "auth_param", "redirect_uri", "servers",
 	"rotation", "strict", "margin", "refresh_rate", "proxy",
 	"server", "auth", "oauth", "password", "none", "xoauth2", "oauthbearer", "user", "from", "senders", "connections", "ca_file",
+	"rate", "recipients_per_day", "max_age", "max_idle", "max_messages", "warm", "recipients", "all", "failover", "deliver", "to",
 	"send", "callback", "admin", "role", "viewer", "operator", "allow_unauthenticated",
 }
 
@@ -125,6 +126,15 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"key with four arguments", app("key a b c d"), "at Caddyfile:3"},
 		{"bad number", app("tenant a {\nconnections many\n}"), "bad connections value 'many': must be a whole number above zero, at Caddyfile:4"},
 		{"zero", app("tenant a {\nconnections 0\n}"), "at Caddyfile:4"},
+		{"rate without a window", app("tenant a {\nrate 30\n}"), "want rate <messages> <window>, such as rate 30 1m, at Caddyfile:4"},
+		{"rate of nothing", app("tenant a {\nrate 0 1m\n}"), "bad rate value '0 1m': must be a whole number and a duration, both above zero, such as 30 1m, at Caddyfile:4"},
+		{"rate in no time", app("tenant a {\nrate 30 0s\n}"), "bad rate value '30 0s'"},
+		{"rate in words", app("tenant a {\nrate 30 minute\n}"), "bad rate value '30 minute'"},
+		{"recipients unknown", app("tenant a {\nrecipients most\n}"), "unrecognized recipients most: must be one of some, all, at Caddyfile:4"},
+		{"deliver somewhere", app("tenant a {\ndeliver a@example.com\n}"), "want deliver none, or deliver to <address>, at Caddyfile:4"},
+		{"deliver to two", app("tenant a {\ndeliver to a@example.com b@example.com\n}"), "want deliver none, or deliver to <address>"},
+		{"deliver without words", app("tenant a {\ndeliver\n}"), "want deliver none, or deliver to <address>"},
+		{"failover to two", app("tenant a {\nfailover b c\n}"), "at Caddyfile:4"},
 		{"auth without method", app("tenant a {\nauth\n}"), "at Caddyfile:4"},
 		{"auth of unknown method", app("tenant a {\nauth magic\n}"), "unrecognized auth method magic: must be oauth, password or none, at Caddyfile:4"},
 		{"auth oauth without provider", app("tenant a {\nauth oauth\n}"), "at Caddyfile:4"},

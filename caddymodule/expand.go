@@ -44,6 +44,14 @@ func (e *expander) secret(word string, s *string) {
 	e.text(word, s)
 }
 
+// proxy expands the URL of a proxy, which may hold a password.
+func (e *expander) proxy(s *string) {
+	if strings.Contains(*s, "@") { // and so a password
+		e.warnLiteral("proxy", *s)
+	}
+	e.text("proxy", s)
+}
+
 func (e *expander) warnLiteral(word, s string) {
 	if _, err := os.Stat(s); err == nil && strings.HasPrefix(s, "/") {
 		e.fail(word, fmt.Errorf("this is the path of a file; write {file.%s} for what is in it", s))
@@ -181,10 +189,7 @@ func (e *expander) provider(p Provider) providerSettings {
 		params[k] = v
 	}
 	p.AuthParams = params
-	if strings.Contains(p.Proxy, "@") { // and so a password
-		e.warnLiteral("proxy", p.Proxy)
-	}
-	e.text("proxy", &p.Proxy)
+	e.proxy(&p.Proxy)
 	s := providerSettings{origin: originFile, credentials: e.credentials(p.Credentials)}
 	if p.ServiceAccount != "" {
 		s.serviceAccount = e.keyFunc("service_account", p.ServiceAccount, tokens.ParseServiceAccountKey)
@@ -204,6 +209,10 @@ func (e *expander) tenant(t Tenant) tenantSettings {
 	e.text("user", &t.User)
 	e.text("from", &t.From)
 	t.Senders = e.list("senders", t.Senders)
+	e.text("recipients", &t.Recipients)
+	e.text("failover", &t.Failover)
+	e.text("deliver", &t.Deliver.To)
+	e.proxy(&t.Proxy)
 	s := tenantSettings{origin: originFile, authorities: e.file("ca_file", &t.CAFile)}
 	s.Tenant = t
 	return s

@@ -73,6 +73,7 @@ func FuzzCaddyfile(f *testing.F) {
 	for _, seed := range []string{
 		"redirect_base https://a.example/cb\nprovider p {\nissuer https://i.example\nclient_id c\nservers s.example\n}",
 		"tenant t {\nserver smtps://h:465\nauth oauth p xoauth2\nuser a@example.com\nfrom \"N\" <a@example.com>\nsenders *@example.com *\nconnections 3\n}\nkey k v t",
+		"tenant t {\nrate 30 1m\nrecipients_per_day 9\nmax_age 1m\nrecipients all\nfailover u\ndeliver to a@example.com\nproxy socks5://h\n}\ntenant u {\ndeliver none\n}",
 		"tenant t {\nauth password u {env.P}\n}\nencryption_key a b",
 		"provider p {\nauth_param a b\nauth_param c d\nscopes x y\n}",
 	} {

@@ -59,7 +59,12 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 	}
 	server := t.server
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", server.Host, server.Port, server.Security, server.LocalName,
-		t.authorities, t.auth, t.account, strings.ToLower(t.user), registration, t.connections)), t.connections)
+		t.authorities, t.auth, t.account, strings.ToLower(t.user), registration, proxyText(server.Proxy), fmt.Sprint(t.limits))), t.limits)
+	if err != nil {
+		return err
+	}
+	state, err := a.holdings.mailbox(mailboxStateKey(digest("mailbox", server.Host, server.Port, t.auth.Method, t.auth.Username,
+		t.account, strings.ToLower(t.user), fmt.Sprint(t.limits))), t.limits)
 	if err != nil {
 		return err
 	}
@@ -68,14 +73,33 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 		a.logger.Warn("this tenant speaks to its mail server without encryption; mails, passwords and tokens can be read on the way",
 			"tenant", t.name, "server", server.Host)
 	}
+	a.warnAstray(t)
 	t.mail = &mailer.Tenant{
-		Name:    t.name,
-		Server:  server,
-		Senders: t.senders,
-		Pool:    pool,
-		Auth:    t.authenticator(),
+		Name:          t.name,
+		Server:        server,
+		Senders:       t.senders,
+		Pool:          pool,
+		Auth:          t.authenticator(),
+		Limits:        &state.limiter,
+		Breaker:       &state.breaker,
+		Failover:      t.failover,
+		Deliver:       t.deliver,
+		AllRecipients: t.all,
+		Paced:         func(c mailer.PaceChange) { a.logPace(t.name, c) },
 	}
 	return nil
+}
+
+// warnAstray tells of a tenant whose mail does not reach its recipients.
+func (a *App) warnAstray(t *tenant) {
+	switch {
+	case t.deliver.Nowhere:
+		a.logger.Warn("this tenant delivers nothing: its mail is checked and dropped, and reported as sent; remove `deliver none` to send",
+			"tenant", t.name)
+	case t.deliver.Astray():
+		a.logger.Warn("this tenant delivers all its mail to one address in place of its recipients; remove `deliver` to send to them",
+			"tenant", t.name, "to", t.deliver.To.Mailbox())
+	}
 }
 
 // storageName tells storages apart, as far as they tell their names.
@@ -90,7 +114,7 @@ func storageName(s any) string {
 func (t *tenant) authenticator() mailer.Authenticator {
 	switch t.auth.Method {
 	case "oauth":
-		return mailer.Token{User: t.user, Source: t.source, Mechanism: t.auth.Mechanism}
+		return mailer.Token{User: t.user, Source: t.source, Mechanism: t.auth.Mechanism, App: t.account.User == tokens.AppUser}
 	case "password":
 		return mailer.Password{User: t.auth.Username, Password: t.auth.Password}
 	}

@@ -10,7 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/text/language"
+
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
@@ -42,6 +45,8 @@ type problem struct {
 	// field is the field of the request that is at fault.
 	field string
 	smtp  *smtpReply
+	// diagnosis is of a failure at the mail server or on the way there.
+	diagnosis *diagnosis.Diagnosis
 	// retryAfter is when a repetition has a chance; zero says nothing.
 	retryAfter time.Duration
 }
@@ -124,6 +129,10 @@ func mailProblem(e *mailer.Error) *problem {
 		status: http.StatusUnprocessableEntity, name: nameValidation, code: e.Code, field: e.Field,
 		smtp: newSMTPReply(e.Stage, e.Reply), retryAfter: e.RetryAfter,
 	}
+	if e.Stage != mailer.StageAccept {
+		d := e.Diagnosis()
+		p.diagnosis = &d
+	}
 	switch e.Kind {
 	case mailer.KindInvalid:
 		invalidProblem(p, e)
@@ -164,7 +173,7 @@ func laterProblem(p *problem, e *mailer.Error) {
 			p.retryAfter = max(p.retryAfter, t.RetryAfter)
 		}
 	case e.Stage == mailer.StageLimit:
-		what, p.code = "All connections of this mailbox are in use", "mailbox_busy"
+		what, p.code = mailboxBusy(e)
 	case e.Kind == mailer.KindThrottled:
 		what, p.code = "The mail server asks to send more slowly"+said(e), "upstream_throttled"
 		p.retryAfter = max(p.retryAfter, time.Minute)
@@ -175,6 +184,19 @@ func laterProblem(p *problem, e *mailer.Error) {
 	if e.Kind == mailer.KindTemporary && e.Stage != mailer.StageToken && isTimeout(e) {
 		p.status, p.code = http.StatusGatewayTimeout, "upstream_timeout"
 	}
+}
+
+// mailboxBusy tells which limit of a mailbox a message met.
+func mailboxBusy(e *mailer.Error) (what, code string) {
+	switch e.Code {
+	case "mailbox_rate":
+		return "This mailbox has sent as many messages as it may for now", e.Code
+	case "mailbox_paused":
+		return "The mail server asked for less mail from this mailbox, which rests for a while", e.Code
+	case "mailbox_recipients":
+		return "This mailbox has sent to as many recipients as it may in 24 hours", e.Code
+	}
+	return "All connections of this mailbox are in use", "mailbox_busy"
 }
 
 func isTimeout(e *mailer.Error) bool {
@@ -251,6 +273,9 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	}
 	set("errors", []fault{{Pointer: pointer(p.field), Message: p.message}}, p.field != "")
 	set("smtp", p.smtp, p.smtp != nil)
+	if p.diagnosis != nil {
+		body["diagnosis"] = p.diagnosis.Advice(languageOf(r))
+	}
 	id := requestID(r)
 	set("request_id", id, id != "")
 	if strings.Contains(r.Header.Get("Accept"), "application/problem+json") {
@@ -268,6 +293,19 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	body["message"] = p.message
 	set("detail_code", p.code, p.code != "")
 	writeJSON(w, "application/json", p.status, body)
+}
+
+// languages are those of diagnoses, in the order of diagnosisLanguages; the first
+// is for those who prefer another.
+var (
+	languages          = language.NewMatcher([]language.Tag{language.English, language.Japanese})
+	diagnosisLanguages = []diagnosis.Language{diagnosis.English, diagnosis.Japanese}
+)
+
+// languageOf is the language of diagnoses that a request prefers.
+func languageOf(r *http.Request) diagnosis.Language {
+	_, i := language.MatchStrings(languages, r.Header.Get("Accept-Language"))
+	return diagnosisLanguages[i]
 }
 
 // pointer turns a field's name, such as to[2], into a JSON pointer (RFC 6901).

@@ -158,6 +158,44 @@ type Tenant struct {
 	// provider's preset allows a mailbox, else 2.
 	Connections int `json:"connections,omitempty"`
 
+	// The most messages in a time, counted in a window that slides. Default: what
+	// the provider's preset allows a mailbox, else no limit.
+	Rate Rate `json:"rate,omitzero"`
+
+	// The most recipients in any 24 hours. Default: what the provider's preset
+	// allows a mailbox, else no limit.
+	RecipientsPerDay int `json:"recipients_per_day,omitempty"`
+
+	// How long a connection is used. Default: 15 minutes.
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+
+	// How long a connection is kept without use. Default: 1 minute.
+	MaxIdle caddy.Duration `json:"max_idle,omitempty"`
+
+	// The most messages over one connection. Default: 100.
+	MaxMessages int `json:"max_messages,omitempty"`
+
+	// Keep a connection ready when there is no mail, so that the next message need
+	// not wait for a sign-in.
+	Warm bool `json:"warm,omitempty"`
+
+	// What to do when the server refuses a recipient: `some` sends to the others,
+	// `all` sends to nobody. Default: `some`.
+	Recipients string `json:"recipients,omitempty"`
+
+	// The tenant that sends while this one cannot, since nobody can sign in, its
+	// server cannot be reached or wants no mail from it for a while. It must
+	// allow the same senders. Its own failover is not asked.
+	Failover string `json:"failover,omitempty"`
+
+	// For staging: deliver nothing, or all to one address. Default: mail goes to
+	// its recipients.
+	Deliver Deliver `json:"deliver,omitzero"`
+
+	// The proxy to reach the server by: an `http`, `https` or `socks5` URL.
+	// Default: none.
+	Proxy string `json:"proxy,omitempty"`
+
 	// A PEM file with the authorities that the server's certificate is verified
 	// against, in place of the system's.
 	CAFile string `json:"ca_file,omitempty"`
@@ -178,6 +216,22 @@ type Auth struct {
 	// User name and password, with `password`.
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
+}
+
+// Rate is a number of messages in a time.
+type Rate struct {
+	Messages int            `json:"messages,omitempty"`
+	Window   caddy.Duration `json:"window,omitempty"`
+}
+
+// Deliver is where a tenant's mail goes in place of its recipients.
+type Deliver struct {
+	// Check and compose messages, and send none.
+	None bool `json:"none,omitempty"`
+
+	// The address that gets all messages. Their own recipients are named in
+	// X-Original-To.
+	To string `json:"to,omitempty"`
 }
 
 // Key lets a program use the send route.

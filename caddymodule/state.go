@@ -13,13 +13,14 @@ import (
 )
 
 // What outlives a configuration: tokens in memory, connections that are signed
-// in, and connections to providers. All are passive, they have no goroutine and
+// in, connections to providers, and what mailboxes have sent. All are passive, they have no goroutine and
 // no logger of a configuration that may be gone. A value is found again by everything that
 // makes it what it is; a changed setting gives a new one.
 var (
 	cells       = caddy.NewUsagePool() // cellKey → *cell
 	connections = caddy.NewUsagePool() // connectionsKey → *warmConnections
 	transports  = caddy.NewUsagePool() // transportKey → warmTransport
+	mailboxes   = caddy.NewUsagePool() // mailboxStateKey → *mailboxState
 )
 
 // cellKey identifies an account's token: whose it is, who issued it to which
@@ -30,6 +31,10 @@ type cellKey [sha256.Size]byte
 // user, same way of signing in.
 type connectionsKey [sha256.Size]byte
 
+// mailboxStateKey identifies a mailbox at a server, with the limits that it is held
+// to.
+type mailboxStateKey [sha256.Size]byte
+
 // transportKey identifies interchangeable ways to reach a provider.
 type transportKey [sha256.Size]byte
 
@@ -37,6 +42,16 @@ type cell struct{ tokens.Cell }
 
 // Destruct does nothing: a cell holds memory only.
 func (*cell) Destruct() error { return nil }
+
+// mailboxState is what is known of a mailbox: what it has sent of late, and whether
+// it can send.
+type mailboxState struct {
+	limiter mailer.Limiter
+	breaker mailer.Breaker
+}
+
+// Destruct does nothing: there is memory only.
+func (*mailboxState) Destruct() error { return nil }
 
 type warmConnections struct{ *mailer.Pool }
 
@@ -57,6 +72,7 @@ type holdings struct {
 	cells       []cellKey
 	connections []connectionsKey
 	transports  []transportKey
+	mailboxes   []mailboxStateKey
 }
 
 func (h *holdings) cell(key cellKey) (*tokens.Cell, error) {
@@ -68,15 +84,30 @@ func (h *holdings) cell(key cellKey) (*tokens.Cell, error) {
 	return &v.(*cell).Cell, nil
 }
 
-func (h *holdings) pool(key connectionsKey, most int) (*mailer.Pool, error) {
+func (h *holdings) pool(key connectionsKey, l limits) (*mailer.Pool, error) {
 	v, _, err := connections.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return &warmConnections{&mailer.Pool{Max: most}}, nil
+		return &warmConnections{&mailer.Pool{
+			Max: l.connections, MaxAge: l.maxAge, MaxIdle: l.maxIdle, MaxMessages: l.maxMessages,
+		}}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	h.connections = append(h.connections, key)
 	return v.(*warmConnections).Pool, nil
+}
+
+func (h *holdings) mailbox(key mailboxStateKey, l limits) (*mailboxState, error) {
+	v, _, err := mailboxes.LoadOrNew(key, func() (caddy.Destructor, error) {
+		return &mailboxState{limiter: mailer.Limiter{
+			Rate: l.rate, Per: l.window, RecipientsPerDay: l.recipientsPerDay, Connections: l.connections,
+		}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.mailboxes = append(h.mailboxes, key)
+	return v.(*mailboxState), nil
 }
 
 func (h *holdings) transport(s transportSettings) (http.RoundTripper, error) {
@@ -97,7 +128,10 @@ func (h *holdings) release() {
 	for _, k := range h.transports {
 		_, _ = transports.Delete(k)
 	}
-	h.connections, h.transports = nil, nil
+	for _, k := range h.mailboxes {
+		_, _ = mailboxes.Delete(k)
+	}
+	h.connections, h.transports, h.mailboxes = nil, nil, nil
 }
 
 // releaseCells gives the cells back. Until nothing is under way in them, another

@@ -7,11 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
 // transportSettings are how a provider's endpoints are reached.
@@ -24,23 +24,16 @@ type transportSettings struct {
 	authorities [sha256.Size]byte
 }
 
-// proxySchemes are the kinds of proxies.
-var proxySchemes = []string{"http", "https", "socks5", "socks5h"}
-
 // transport checks how a provider's endpoints are reached. An error shows
 // nothing of the proxy's URL, which may hold a password.
 func (b *builder) transport(at string, s providerSettings) (t transportSettings, ok bool) {
 	if s.Proxy != "" {
-		u, err := url.Parse(s.Proxy)
-		switch {
-		case err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
-			b.errorf("%s, proxy: must be [<user>:<password>@]<host>:<port> after http://, https:// or socks5://; signs other than letters and digits in a password are percent-encoded", at)
-			return t, false
-		case !slices.Contains(proxySchemes, u.Scheme):
-			b.errorf("%s, proxy: must begin with http://, https:// or socks5://", at)
+		proxy, err := mailer.ParseProxy(s.Proxy)
+		if err != nil {
+			b.errorf("%s, proxy: %w", at, err)
 			return t, false
 		}
-		t.proxy = u
+		t.proxy = proxy.URL()
 	}
 	if s.CAFile != "" {
 		t.roots, t.authorities = x509.NewCertPool(), sha256.Sum256(s.authorities)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/emersion/go-sasl"
 )
@@ -24,12 +25,12 @@ func (s ServerInfo) offers(mechanism string) bool { return slices.Contains(s.Mec
 
 // noMechanism is the error when the server offers nothing that fits.
 func (s ServerInfo) noMechanism(want string) *Error {
-	offered := "none"
+	offered, code := "none", "auth_not_offered"
 	if len(s.Mechanisms) > 0 {
-		offered = strings.Join(s.Mechanisms, " ")
+		offered, code = strings.Join(s.Mechanisms, " "), "mechanism_not_offered"
 	}
 	return &Error{
-		Stage: StageAuth, Kind: KindConfig,
+		Stage: StageAuth, Kind: KindConfig, Code: code,
 		Err: fmt.Errorf("server does not offer %s; it offers: %s", want, offered),
 	}
 }
@@ -98,6 +99,8 @@ type Token struct {
 	// Mechanism is "XOAUTH2" or "OAUTHBEARER". Empty means whichever is
 	// offered, XOAUTH2 first, as that is the one all providers document.
 	Mechanism string
+	// App says that the tokens are an application's own and not a person's.
+	App bool
 }
 
 // Client implements [Authenticator].
@@ -109,18 +112,33 @@ func (t Token) Client(ctx context.Context, s ServerInfo) (sasl.Client, error) {
 	if t.User == "" || hasControl(t.User) {
 		return nil, &Error{Stage: StageAuth, Kind: KindConfig, Err: errors.New("user is empty or has control characters")}
 	}
-	token, err := t.Source.AccessToken(ctx)
-	if err != nil {
-		return nil, tokenError(ctx, err)
-	}
-	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		// It would end its field early (RFC 6750, section 2.1).
-		return nil, &Error{Stage: StageToken, Kind: KindConfig, Err: errors.New("access token is empty or has characters that no token has")}
+	token, e := t.token(ctx)
+	if e != nil {
+		return nil, e
 	}
 	if mechanism == sasl.OAuthBearer {
 		return secretClient{&oauthBearerClient{user: t.User, host: s.Host, port: s.Port, token: token}, token}, nil
 	}
 	return secretClient{&xoauth2Client{user: t.User, token: token}, token}, nil
+}
+
+func (t Token) token(ctx context.Context) (token string, e *Error) {
+	e = traced(ctx, StageToken, func(f *Facts) (e *Error) {
+		var err error
+		token, err = t.Source.AccessToken(ctx)
+		if err != nil {
+			return tokenError(ctx, err)
+		}
+		if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			// It would end its field early (RFC 6750, section 2.1).
+			return &Error{Stage: StageToken, Kind: KindConfig, Err: errors.New("access token is empty or has characters that no token has")}
+		}
+		if s, ok := t.Source.(interface{ Expiry() time.Time }); ok && f != nil {
+			f.Expires = s.Expiry()
+		}
+		return nil
+	})
+	return token, e
 }
 
 // prepare finds out whether there is a token before any server is dialed: where
@@ -212,23 +230,41 @@ func (c *Conn) signIn(ctx context.Context, a Authenticator) (sasl.Client, *Error
 	if !c.secure && c.server.Security != Plaintext {
 		return nil, c.lost(StageAuth, errors.New("no TLS"))
 	}
-	client, err := a.Client(ctx, c.info())
-	if err != nil {
-		e, ok := errors.AsType[*Error](err)
-		if !ok {
-			e = &Error{Stage: StageAuth, Kind: KindConfig, Err: err}
-		}
-		named := *e // the authenticator's own
-		named.Server = c.server.addr()
-		return nil, &named
+	client, e := c.saslClient(ctx, a)
+	if e != nil && e.Stage == StageToken {
+		return nil, e
 	}
-	e := c.authenticate(ctx, client)
-	if e == nil {
+	e = traced(ctx, StageAuth, func(f *Facts) *Error {
+		if f != nil {
+			f.Mechanisms = c.mechanisms()
+		}
+		if e != nil {
+			return e
+		}
+		e := c.authenticate(ctx, client, f)
+		if e != nil {
+			e.Grant = grantOf(a)
+		}
+		if s, ok := client.(secretClient); ok && e != nil {
+			e.Reply.Text = redact(e.Reply.Text, s.secret)
+			e.AuthStatus = redact(s.status(), s.secret)
+		}
+		return e
+	})
+	return client, e
+}
+
+// saslClient gets a client from a.
+func (c *Conn) saslClient(ctx context.Context, a Authenticator) (sasl.Client, *Error) {
+	client, err := a.Client(ctx, c.info())
+	if err == nil {
 		return client, nil
 	}
-	if s, ok := client.(secretClient); ok {
-		e.Reply.Text = redact(e.Reply.Text, s.secret)
-		e.AuthStatus = redact(s.status(), s.secret)
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		e = &Error{Stage: StageAuth, Kind: KindConfig, Err: err}
 	}
-	return client, e
+	named := *e // the authenticator's own
+	named.Server = c.server.addr()
+	return nil, &named
 }

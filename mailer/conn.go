@@ -83,6 +83,16 @@ type Conn struct {
 
 var errOutOfTurn = errors.New("server spoke out of turn")
 
+// outOfTurn is an error where the server said something that nobody asked for.
+// Taken for the reply to what is said next, it would decide about a message it
+// does not mean.
+func (c *Conn) outOfTurn(stage Stage) *Error {
+	if c.r.Buffered() == 0 {
+		return nil
+	}
+	return c.lost(stage, errOutOfTurn)
+}
+
 // do runs one step of I/O within d. When ctx ends the connection is closed
 // under it, and the error is the reason why ctx ended.
 func (c *Conn) do(ctx context.Context, stage Stage, d time.Duration, step func() error) *Error {
@@ -123,12 +133,10 @@ func (c *Conn) command(ctx context.Context, stage Stage, line string) (rawReply,
 
 func (c *Conn) commandWithin(ctx context.Context, stage Stage, d time.Duration, line string) (rawReply, *Error) {
 	var raw rawReply
+	if e := c.outOfTurn(stage); e != nil {
+		return rawReply{}, e
+	}
 	e := c.do(ctx, stage, d, func() (err error) {
-		if c.r.Buffered() > 0 {
-			// What is there answers nothing that was asked. Taken for the reply to
-			// this command, it would decide about a message it does not mean.
-			return errOutOfTurn
-		}
 		if _, err = c.nc.Write([]byte(line + "\r\n")); err != nil {
 			return err
 		}

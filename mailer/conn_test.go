@@ -65,80 +65,6 @@ func wantError(t *testing.T, err error, stage Stage, kind Kind) *Error {
 	return e
 }
 
-// TestFaults makes each step fail in each way.
-func TestFaults(t *testing.T) {
-	t.Parallel()
-	steps := []struct {
-		step     string
-		stage    Stage
-		fourth   Kind // 4yz
-		fifth    Kind // 5yz
-		lost     Kind // hung up, garbage, silence
-		afterTLS bool // it is the second EHLO that fails
-	}{
-		{step: mailertest.Greeting, stage: StageGreeting, fourth: KindTemporary, fifth: KindConfig, lost: KindTemporary},
-		{step: "EHLO", stage: StageEHLO, fourth: KindTemporary, fifth: KindConfig, lost: KindTemporary},
-		{step: "EHLO", stage: StageEHLO, fourth: KindTemporary, fifth: KindConfig, lost: KindTemporary, afterTLS: true},
-		{step: "STARTTLS", stage: StageSTARTTLS, fourth: KindTemporary, fifth: KindConfig, lost: KindTemporary},
-		{step: "AUTH", stage: StageAuth, fourth: KindTemporary, fifth: KindUnauthorized, lost: KindTemporary},
-		{step: "MAIL", stage: StageMail, fourth: KindTemporary, fifth: KindRejected, lost: KindTemporary},
-		{step: "RCPT", stage: StageRcpt, fourth: KindTemporary, fifth: KindRejected, lost: KindTemporary},
-		{step: "DATA", stage: StageData, fourth: KindTemporary, fifth: KindRejected, lost: KindTemporary},
-		{step: mailertest.Content, stage: StageFinal, fourth: KindTemporary, fifth: KindRejected, lost: KindUnknown},
-	}
-	for _, st := range steps {
-		for _, fault := range []struct {
-			name, answer string
-			want         Kind
-		}{
-			{"4yz", "451 4.3.0 later", st.fourth},
-			{"421", "421 4.3.0 closing", st.fourth},
-			{"5yz", "554 5.7.1 no", st.fifth},
-			{"closed", mailertest.Close, st.lost},
-			{"garbage", "HTTP/1.1 400 Bad Request", st.lost},
-			{"wrong class", "350 hm", st.lost},
-			{"torn", "250-a\n555 b", st.lost},
-			{"silent", mailertest.Silent, st.lost},
-			{"stalled", mailertest.Stall, st.lost},
-		} {
-			name := string(st.stage) + "/" + fault.name
-			if st.afterTLS {
-				name = "second " + name
-			}
-			if st.stage == StageAuth && fault.name == "421" {
-				fault.want = KindThrottled
-			}
-			if st.stage == StageData && fault.name == "wrong class" {
-				fault.answer = "250 hm"
-			}
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				answers := []string{fault.answer}
-				if st.afterTLS {
-					answers = []string{"", fault.answer}
-				}
-				s := &mailertest.Script{Auth: "PLAIN", Answers: map[string][]string{st.step: answers}}
-				tenant := tlsTenant(t, s)
-				tenant.Auth = Password{User: "u", Password: "secret-password"}
-				synctest.Test(t, func(t *testing.T) {
-					begin := time.Now()
-					_, err := tenant.Submit(t.Context(), letter, hello, Options{})
-					e := wantError(t, err, st.stage, fault.want)
-					if e.Server != "mail.example.com:587" {
-						t.Errorf("server %q", e.Server)
-					}
-					if took := time.Since(begin); took > 11*time.Minute {
-						t.Errorf("it took %v", took)
-					}
-				})
-				if n := s.Sessions(); n != 1 {
-					t.Errorf("%d sessions", n)
-				}
-			})
-		}
-	}
-}
-
 func TestSubmitOverTLS(t *testing.T) {
 	t.Parallel()
 	s := &mailertest.Script{Offer: []string{"SIZE 1000", "8BITMIME"}}
@@ -160,18 +86,6 @@ func TestSubmitOverTLS(t *testing.T) {
 	}
 	if got := s.Contents(); !slices.Equal(got, []string{"Subject: hello\r\n\r\n..dot\r\n"}) {
 		t.Errorf("content %q", got)
-	}
-}
-
-func TestQuitIsNoError(t *testing.T) {
-	t.Parallel()
-	for _, answer := range []string{"500 5.5.2 no", mailertest.Close, mailertest.Silent, "garbage"} {
-		tenant := plainTenant(&mailertest.Script{Answers: map[string][]string{"QUIT": {answer}}})
-		synctest.Test(t, func(t *testing.T) {
-			if _, err := tenant.Submit(t.Context(), letter, hello, Options{}); err != nil {
-				t.Errorf("%q: %v", answer, err)
-			}
-		})
 	}
 }
 

@@ -19,7 +19,8 @@ var errNotCanonical = errors.New("content is not canonical")
 // than ours for the end of the data would read the rest as commands. A CR waits
 // for its LF.
 type contentWriter struct {
-	out *gather
+	out  *gather
+	size int64 // octets that were announced
 	// lines doubles a dot in front of a line (RFC 5321, section 4.5.2), for DATA.
 	lines    bool
 	eightBit bool // octets above 127 are allowed
@@ -34,6 +35,9 @@ type contentWriter struct {
 func (w *contentWriter) Write(p []byte) (int, error) {
 	if err := w.err(); err != nil || len(p) == 0 {
 		return 0, err
+	}
+	if int64(len(p)) > w.size-w.n { // the server would read on where BDAT ends
+		return 0, w.refuse(fmt.Sprintf("more than the %d octets that were announced", w.size))
 	}
 	start := 0 // of what is to be written in one piece
 	for i := 0; i < len(p); {
@@ -108,25 +112,30 @@ func (w *contentWriter) fault(text []byte) string {
 // hasSuspect reports whether there is a CR, a NUL or an octet above 127 in text.
 // It looks at eight octets at a time.
 func hasSuspect(text []byte) bool {
+	if len(text) < 8 {
+		for _, b := range text {
+			if b == '\r' || b == 0 || b > 127 {
+				return true
+			}
+		}
+		return false
+	}
+	found := suspects(binary.LittleEndian.Uint64(text[len(text)-8:]))
+	for ; len(text) > 8; text = text[8:] {
+		found |= suspects(binary.LittleEndian.Uint64(text))
+	}
+	return found != 0
+}
+
+// suspects is zero where none of eight octets is a CR, a NUL or above 127.
+func suspects(v uint64) uint64 {
 	const (
 		ones  = 0x0101010101010101
 		highs = 0x8080808080808080
 		crs   = '\r' * ones
 	)
-	for len(text) >= 8 {
-		v := binary.LittleEndian.Uint64(text)
-		x := v ^ crs
-		if (v|(v-ones)&^v|(x-ones)&^x)&highs != 0 {
-			return true
-		}
-		text = text[8:]
-	}
-	for _, b := range text {
-		if b == '\r' || b == 0 || b > 127 {
-			return true
-		}
-	}
-	return false
+	x := v ^ crs
+	return (v | (v-ones)&^v | (x-ones)&^x) & highs
 }
 
 func (w *contentWriter) refuse(what string) error {
@@ -150,6 +159,8 @@ func (w *contentWriter) end() error {
 		return w.refuse("bare CR")
 	case w.line > 0:
 		return w.refuse("last line without CRLF")
+	case w.n != w.size:
+		return w.refuse(fmt.Sprintf("%d octets where %d were announced", w.n, w.size))
 	}
 	return nil
 }

@@ -66,7 +66,7 @@ func TestContentWriter(t *testing.T) {
 // dotWrite writes in pieces of size octets.
 func dotWrite(to io.Writer, in string, size int, eightBit bool) error {
 	out := &gather{w: to}
-	w := &contentWriter{out: out, eightBit: eightBit, lines: true}
+	w := &contentWriter{out: out, eightBit: eightBit, lines: true, size: int64(len(in))}
 	for len(in) > 0 {
 		n := min(size, len(in))
 		if _, err := w.Write([]byte(in[:n])); err != nil {

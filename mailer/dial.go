@@ -50,7 +50,14 @@ type Server struct {
 	// LocalName is what EHLO says we are. Default: "localhost".
 	LocalName string
 	Timeouts  Timeouts
-	// Dial replaces the dialer, for proxies and tests. It is given "tcp" and
+	// Sessions keep TLS sessions, which shorten later handshakes. Servers may share
+	// them where RootCAs are the same. Nil: every handshake is a full one.
+	Sessions tls.ClientSessionCache
+	// Proxy leads to the server, unless it is zero. It looks Host up; RootCAs
+	// verify its certificate too, where it has one. It excludes Plaintext, since
+	// what the proxy would connect to cannot be checked.
+	Proxy Proxy
+	// Dial replaces the dialer and the proxy, for tests. It is given "tcp" and
 	// host:port; with Plaintext the host is an address that was checked.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -75,6 +82,8 @@ func (s Server) check() *Error {
 		return bad("no such port")
 	case s.Security < StartTLS || s.Security > Plaintext:
 		return bad("no such security")
+	case s.Security == Plaintext && !s.Proxy.IsZero():
+		return bad("plaintext through a proxy, which may lead anywhere; use STARTTLS or TLS, or no proxy")
 	case strings.ContainsFunc(s.localName(), func(r rune) bool { return r <= ' ' || r > '~' }):
 		return bad("malformed local name")
 	}
@@ -82,7 +91,7 @@ func (s Server) check() *Error {
 }
 
 // connect returns a connection that is ready for mail. With a nil
-// authenticator it does not sign in.
+// authenticator it does not sign in. Where there is no token it does not dial.
 func (s Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
 	if p, ok := a.(interface{ prepare(context.Context) *Error }); ok {
 		if e := p.prepare(ctx); e != nil {
@@ -91,6 +100,12 @@ func (s Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
 			return nil, &named
 		}
 	}
+	return s.enter(ctx, a)
+}
+
+// enter dials and signs in. Where the server refuses the sign-in and another one
+// may fare better, it does both once more.
+func (s Server) enter(ctx context.Context, a Authenticator) (*Conn, *Error) {
 	for again := true; ; again = false {
 		c, e := s.open(ctx)
 		if e != nil || a == nil {
@@ -148,24 +163,34 @@ func (c *Conn) begin(ctx context.Context) *Error {
 }
 
 func (c *Conn) dial(ctx context.Context) *Error {
-	dctx, cancel := context.WithTimeout(ctx, c.timeouts.Dial)
+	dctx, trace := traceDial(ctx, !c.server.Proxy.IsZero())
+	dctx, cancel := context.WithTimeout(dctx, c.timeouts.Dial)
 	defer cancel()
+	e := c.dialAny(dctx)
+	if e != nil && ctx.Err() != nil {
+		e.Err = context.Cause(ctx)
+	}
+	trace.done(c, e)
+	return e
+}
+
+// dialAny looks the server up and tries its addresses one after the other.
+func (c *Conn) dialAny(ctx context.Context) *Error {
 	fail := func(err error) *Error {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		stage := StageConnect
-		if _, ok := errors.AsType[*net.DNSError](err); ok {
+		e := &Error{Stage: StageConnect, Kind: KindTemporary, Server: c.server.addr(), Err: err}
+		if p, ok := errors.AsType[*ProxyError](err); ok {
+			e.Kind, e.Code = p.Kind, p.Code
+		} else if _, ok := errors.AsType[*net.DNSError](err); ok {
 			// A name that is not found may be a typing error as well as a
 			// resolver that is not up yet, and the latter heals by itself.
-			stage = StageDNS
+			e.Stage = StageDNS
 		}
-		return &Error{Stage: stage, Kind: KindTemporary, Server: c.server.addr(), Err: err}
+		return e
 	}
 	addrs := []string{c.server.addr()}
 	if c.server.Security == Plaintext {
 		var err error
-		if addrs, err = c.server.nearAddrs(dctx); err != nil {
+		if addrs, err = c.server.nearAddrs(ctx); err != nil {
 			return fail(err)
 		}
 		if len(addrs) == 0 {
@@ -178,10 +203,13 @@ func (c *Conn) dial(ctx context.Context) *Error {
 	dial := c.server.Dial
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
+		if !c.server.Proxy.IsZero() {
+			dial = ProxyDialer{c.server.Proxy, c.server.RootCAs}.DialContext
+		}
 	}
 	var err error
 	for _, a := range addrs {
-		if c.raw, err = dial(dctx, "tcp", a); err == nil {
+		if c.raw, err = dial(ctx, "tcp", a); err == nil {
 			c.use(c.raw)
 			return nil
 		}
@@ -213,35 +241,51 @@ func (c *Conn) use(nc net.Conn) {
 }
 
 func (c *Conn) startTLS(ctx context.Context) *Error {
-	wrong := func(what string) *Error {
+	wrong := func(code, what string) *Error {
 		e := c.lost(StageSTARTTLS, errors.New(what))
-		e.Kind = KindConfig
+		e.Kind, e.Code = KindConfig, code
 		return e
 	}
-	if !c.offers("STARTTLS") {
-		return wrong("server does not offer STARTTLS")
-	}
-	if _, e := c.expect(ctx, StageSTARTTLS, 2, "STARTTLS"); e != nil {
+	e := traced(ctx, StageSTARTTLS, func(f *Facts) *Error {
+		if !c.offers("STARTTLS") {
+			return wrong("starttls_not_offered", "server does not offer STARTTLS")
+		}
+		raw, e := c.expect(ctx, StageSTARTTLS, 2, "STARTTLS")
+		f.reply(raw)
+		if e != nil {
+			return e
+		}
+		if c.r.Buffered() > 0 {
+			// Whoever put it there wants it taken for words of the server spoken
+			// under TLS (CVE-2011-0411 and its kin).
+			return wrong("starttls_injection", "server sent plaintext behind its answer to STARTTLS")
+		}
+		return nil
+	})
+	if e != nil {
 		return e
-	}
-	if c.r.Buffered() > 0 {
-		// Whoever put it there wants it taken for words of the server spoken
-		// under TLS (CVE-2011-0411 and its kin).
-		return wrong("server sent plaintext behind its answer to STARTTLS")
 	}
 	return c.handshake(ctx)
 }
 
 func (c *Conn) handshake(ctx context.Context) *Error {
 	t := tls.Client(c.raw, &tls.Config{
-		ServerName: c.server.Host,
-		RootCAs:    c.server.RootCAs,
-		MinVersion: tls.VersionTLS12,
+		ServerName:         c.server.Host,
+		RootCAs:            c.server.RootCAs,
+		MinVersion:         tls.VersionTLS12,
+		ClientSessionCache: c.server.Sessions,
+		// Small records help pages that are shown while they come in, not mail.
+		DynamicRecordSizingDisabled: true,
 	})
-	if e := c.do(ctx, StageTLS, c.timeouts.Greeting, t.Handshake); e != nil {
-		if needsAPerson(e.Err) {
+	e := traced(ctx, StageTLS, func(f *Facts) *Error {
+		e := c.do(ctx, StageTLS, c.timeouts.Greeting, t.Handshake)
+		f.handshake(t.ConnectionState(), e)
+		if e != nil && needsAPerson(e.Err) {
 			e.Kind = KindConfig
 		}
+		return e
+	})
+	if e != nil {
 		return e
 	}
 	c.use(t)

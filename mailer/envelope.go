@@ -210,6 +210,9 @@ func (t *transaction) envelope(ctx context.Context) *Error {
 			if t.first != nil && t.first.Stage == StageMail {
 				return nil
 			}
+			if e := c.outOfTurn(stage); e != nil {
+				return e
+			}
 			t.announce()
 			if err := c.out.flush(); err != nil {
 				return c.lost(stage, lostCause(ctx, err))
@@ -222,10 +225,13 @@ func (t *transaction) envelope(ctx context.Context) *Error {
 			continue
 		}
 		reply, e := c.hear(ctx, stage, c.timeouts.Command)
-		if e != nil {
-			return e
+		if e == nil {
+			e = t.take(stage, rcpt, reply)
 		}
-		if e = t.take(stage, rcpt, reply); e != nil {
+		switch {
+		case e != nil && t.first != nil && t.first.Stage == StageMail:
+			return t.first // servers lose patience with what travels behind it
+		case e != nil:
 			return e
 		}
 	}
@@ -242,7 +248,9 @@ func (t *transaction) hearReset(ctx context.Context) *Error {
 	}
 	reply, e := c.hear(ctx, StageMail, within)
 	if e == nil && reply.Code/100 != 2 {
-		e = c.refused(StageMail, reply)
+		if e = c.refused(StageMail, reply); e.Kind != KindThrottled { // that is about no message
+			e = c.lost(StageMail, fmt.Errorf("server refuses RSET: %s", reply))
+		}
 		c.broken = true
 	}
 	if e == nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
 )
 
 // Stage is the part of a submission in which something happened.
@@ -148,6 +150,8 @@ type Error struct {
 	// OAUTHBEARER announce a refusal: "401", "invalid_token" … It is as much a
 	// stranger's text as the reply.
 	AuthStatus string
+	// Grant is how the mailbox signs in, with a refusal of the sign-in.
+	Grant diagnosis.Grant
 	// Err is the cause, where it is not a reply.
 	Err error
 }

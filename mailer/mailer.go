@@ -13,6 +13,10 @@ import (
 type Hooks struct {
 	Sent   func(Submission, Receipt, time.Duration)
 	Failed func(Submission, *Error, time.Duration)
+	// FailedOver is told when a tenant can no longer send, why, and who sends in
+	// its place; not for each message that does. BackAgain is told when it can.
+	FailedOver func(from, to string, cause *Error)
+	BackAgain  func(tenant string)
 }
 
 // Mailer is where all messages meet, by whatever way they came. It must not
@@ -26,6 +30,11 @@ type Mailer struct {
 // Send checks a submission, applies the sender rules of its tenant and
 // submits it at once. Options that need an outbox are refused. The error is an
 // [*Error].
+//
+// While the tenant cannot send, since nobody can sign in, its server cannot be
+// reached or wants no mail from it for a while, its Failover sends, if that
+// one's sender rules allow it. A message that was refused is not sent again,
+// and neither is one that may have been sent.
 //
 // Options.Wait, like the end of ctx, breaks the submission off only as long as
 // no content was written.
@@ -62,7 +71,7 @@ func (m *Mailer) send(ctx context.Context, s Submission) (Receipt, error) {
 		ctx, cancel = context.WithTimeout(ctx, s.Options.Wait)
 		defer cancel()
 	}
-	r, err := t.Submit(ctx, s.Envelope, s.Content, s.Options)
+	r, err := m.submit(ctx, t, s)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -84,7 +93,7 @@ func (s Submission) check() *Error {
 	case s.Options.Async || !s.Options.At.IsZero():
 		return bad("outbox_required", "", "sending later needs an outbox")
 	}
-	return checkSendable(s.Envelope, s.Content)
+	return checkSendable(s.Envelope, s.Content, s.Options)
 }
 
 // mayUse applies the sender rules to the address people see and to the one

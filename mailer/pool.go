@@ -83,7 +83,13 @@ func (p *Pool) get(ctx context.Context, m *outgoing, dial func(context.Context) 
 		if c == nil {
 			break
 		}
-		if c.ahead == nil && (fresh || !p.alive(c)) {
+		if c.ahead == nil && fresh {
+			for _, idle := range append(p.takeIdle(func() {}), c) {
+				idle.close()
+			}
+			break // in its place, lest others be served first again and again
+		}
+		if c.ahead == nil && !p.alive(c) {
 			p.discard(c)
 			continue
 		}
@@ -207,7 +213,9 @@ func (p *Pool) alive(c *Conn) bool {
 	if p.expired(c, now) {
 		return false
 	}
-	c.doubtful = now.Sub(c.used) > doubtAfter || !c.quiet()
+	if now.Sub(c.used) > doubtAfter || !c.quiet() {
+		c.doubtful = true // until a transaction finds out
+	}
 	return !c.broken
 }
 
@@ -230,10 +238,20 @@ func (p *Pool) discard(c *Conn) {
 func (p *Pool) put(c *Conn) {
 	if w := c.next; w != nil {
 		c.next = nil
+		if c.broken { // no fault of the message that comes next: it may dial
+			c.ahead = nil
+			c.close()
+			if !p.pass(nil, w) {
+				p.free()
+			}
+			return
+		}
 		if p.pass(c, w) {
 			return
 		}
-		c.broken = true // it has words of a message that nobody brings
+	}
+	if c.ahead != nil { // it has words of a message that nobody brings
+		c.broken = true
 	}
 	c.used = p.now()
 	if c.r.Buffered() > 0 { // see errOutOfTurn
@@ -244,7 +262,8 @@ func (p *Pool) put(c *Conn) {
 	}
 }
 
-// pass hands c to the message that it was promised to, unless that is gone.
+// pass hands c, or leave to dial, to the message that it was promised to, unless
+// that is gone.
 func (p *Pool) pass(c *Conn, w *waiter) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

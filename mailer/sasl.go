@@ -19,10 +19,13 @@ const (
 
 // authenticate runs one AUTH dialogue. The initial response goes along with
 // the command where it fits, and otherwise after the server asked for it.
-func (c *Conn) authenticate(ctx context.Context, client sasl.Client) *Error {
+func (c *Conn) authenticate(ctx context.Context, client sasl.Client, f *Facts) *Error {
 	mechanism, pending, err := client.Start()
 	if err != nil {
 		return &Error{Stage: StageAuth, Kind: KindConfig, Server: c.server.addr(), Err: err}
+	}
+	if f != nil {
+		f.Mechanism = mechanism
 	}
 	line := "AUTH " + mechanism
 	var sent []string // payloads
@@ -46,7 +49,7 @@ func (c *Conn) authenticate(ctx context.Context, client sasl.Client) *Error {
 			return e
 		}
 		if raw.code/100 == 2 {
-			return nil
+			return nil // and what the server says is not told: it might echo the token
 		}
 		response := pending
 		if pending = nil; response == nil {

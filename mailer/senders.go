@@ -64,6 +64,27 @@ func (s Senders) Allows(a Address) bool {
 	return ok
 }
 
+// Covers reports whether all senders that o allows are allowed, as far as the
+// patterns tell.
+func (s Senders) Covers(o Senders) bool {
+	if s.any || o.any {
+		return s.any
+	}
+	for d := range o.domains {
+		if _, ok := s.domains[d]; !ok {
+			return false
+		}
+	}
+	for m := range o.mailboxes {
+		_, exact := s.mailboxes[m]
+		_, whole := s.domains[m[strings.LastIndexByte(m, '@')+1:]]
+		if !exact && !whole {
+			return false
+		}
+	}
+	return true
+}
+
 // addressLike finds what a reader takes for an address.
 var addressLike = regexp.MustCompile(`([^\s()<>\[\],;:@]+)@\[?([\pL\pM\pN.-]+\.[\pL\pM\pN-]+)`)
 

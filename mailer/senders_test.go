@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -103,4 +104,32 @@ func mustParse(t testing.TB, s string) Address {
 		t.Fatal(err)
 	}
 	return a
+}
+
+func TestSendersCovers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		s, o string
+		want bool
+	}{
+		{"*", "*", true},
+		{"*", "a@x.jp *@y.jp", true},
+		{"*@x.jp a@y.jp", "*", false},
+		{"*@x.jp", "*@X.JP", true},
+		{"*@x.jp", "A@x.jp b@x.jp", true},
+		{"*@x.jp", "a@sub.x.jp", false},
+		{"*@x.jp", "*@y.jp", false},
+		{"a@x.jp", "*@x.jp", false},
+		{"a@x.jp b@x.jp", "B@X.jp", true},
+		{"a@x.jp", "a@x.jp b@x.jp", false},
+	} {
+		s, err := ParseSenders(strings.Fields(tt.s)...)
+		o, oErr := ParseSenders(strings.Fields(tt.o)...)
+		if err != nil || oErr != nil {
+			t.Fatal(err, oErr)
+		}
+		if got := s.Covers(o); got != tt.want {
+			t.Errorf("%s covers %s: %v", tt.s, tt.o, got)
+		}
+	}
 }

@@ -19,6 +19,22 @@ type Tenant struct {
 	// may share it where Server and Auth are the same. Nil: each message gets
 	// a connection of its own.
 	Pool *Pool
+	// Limits are the mailbox's. Tenants that share a mailbox share them. Nil: none.
+	Limits *Limiter
+	// Failover names the tenant that sends while this one cannot; see
+	// [Mailer.Send].
+	Failover string
+	// Breaker remembers that the tenant cannot send. Nil: each message tries it
+	// before it goes to Failover.
+	Breaker *Breaker
+	// Deliver turns mail away from its recipients, for staging.
+	Deliver Delivery
+	// AllRecipients sends no message of which the server refuses a recipient,
+	// whatever its options say.
+	AllRecipients bool
+	// Paced, if set, is told when the server slows the mailbox down, and when it
+	// is well again.
+	Paced func(PaceChange)
 }
 
 // Submit sends one message over one connection. It applies no sender rules.
@@ -29,43 +45,71 @@ type Tenant struct {
 // A pooled connection that turns out dead before the content is replaced,
 // once.
 func (t *Tenant) Submit(ctx context.Context, env Envelope, content Content, o Options) (Receipt, error) {
-	if e := checkSendable(env, content); e != nil {
+	if e := checkSendable(env, content, o); e != nil {
 		return Receipt{}, e
 	}
+	o.AllRecipients = o.AllRecipients || t.AllRecipients
+	if t.Deliver.Astray() {
+		return t.submitAstray(ctx, env, content, o)
+	}
+	return t.submitLimited(ctx, env, content, o)
+}
+
+// submitLimited submits when it is the message's turn.
+func (t *Tenant) submitLimited(ctx context.Context, env Envelope, content Content, o Options) (r Receipt, err error) {
+	slot, e := t.Limits.Reserve(ctx, len(env.To))
+	if e != nil {
+		return Receipt{}, e
+	}
+	defer func() {
+		if cause := throttle(r, err); cause != nil && cause.Reply.Code == 432 && t.Pool != nil {
+			t.Pool.Drain() // idle connections count, too
+		}
+		if change := slot.Done(r, err); t.Paced != nil && change != (PaceChange{}) {
+			t.Paced(change)
+		}
+	}()
+	return t.submit(ctx, env, content, o)
+}
+
+// submit sends over a connection of the pool, and once more where that was dead.
+func (t *Tenant) submit(ctx context.Context, env Envelope, content Content, o Options) (Receipt, error) {
 	pool := t.Pool
 	if pool == nil {
 		pool = new(Pool)
 		pool.Close()
 	}
+	m := &outgoing{env, content, o}
 	for fresh := false; ; fresh = true {
-		c, err := pool.get(ctx, t.dial, fresh)
+		c, err := pool.get(ctx, m, t.dial, fresh)
 		if err != nil {
 			return Receipt{}, err
 		}
-		r, e := transactOn(ctx, pool, c, env, content, o)
+		r, dead, e := transactOn(ctx, pool, c, m)
 		switch {
 		case e == nil:
 			r.Tenant = t.Name
 			return r, nil
-		case fresh || ctx.Err() != nil || !wasDead(c, e):
+		case fresh || ctx.Err() != nil || !dead:
 			return Receipt{}, e
 		}
 	}
 }
 
 // transactOn runs a transaction on a connection of the pool and gives it back,
-// even if a content or a token source panics.
-func transactOn(ctx context.Context, pool *Pool, c *Conn, env Envelope, content Content, o Options) (r Receipt, e *Error) {
+// even if a content or a token source panics. Dead says whether a new connection
+// may do better.
+func transactOn(ctx context.Context, pool *Pool, c *Conn, m *outgoing) (r Receipt, dead bool, e *Error) {
 	whole := false
 	defer func() {
-		if !whole || e != nil && wasDead(c, e) {
+		if dead = e != nil && wasDead(c, e); dead || !whole {
 			c.broken = true
 		}
-		pool.put(c)
+		pool.put(c) // then it is another's
 	}()
-	r, e = c.transact(ctx, env, content, o)
+	r, e = c.transact(ctx, m)
 	whole = true
-	return r, e
+	return r, false, e
 }
 
 func (t *Tenant) dial(ctx context.Context) (*Conn, error) {
@@ -74,6 +118,15 @@ func (t *Tenant) dial(ctx context.Context) (*Conn, error) {
 		return nil, e
 	}
 	return c, nil
+}
+
+// Warm signs in and keeps the connection for the next message, if the pool has
+// none. The error is an [*Error].
+func (t *Tenant) Warm(ctx context.Context) error {
+	if t.Pool == nil {
+		return nil
+	}
+	return t.Pool.warm(ctx, t.dial)
 }
 
 // SignIn tries whether the server lets a in, without sending anything. A nil a
@@ -110,7 +163,7 @@ func wasDead(c *Conn, e *Error) bool {
 	return false
 }
 
-func checkSendable(env Envelope, content Content) *Error {
+func checkSendable(env Envelope, content Content, o Options) *Error {
 	bad := func(code, field, what string) *Error {
 		return &Error{Stage: StageAccept, Kind: KindInvalid, Code: code, Field: field, Err: errors.New(what)}
 	}
@@ -119,6 +172,9 @@ func checkSendable(env Envelope, content Content) *Error {
 		return bad("no_recipients", "to", "no recipients")
 	case content == nil:
 		return bad("no_content", "", "no content")
+	}
+	if what := o.DSN.fault(); what != "" {
+		return bad("bad_dsn", "dsn", what)
 	}
 	// Addresses were parsed long ago. This makes sure that none ends its command
 	// early, whoever built it.

@@ -53,10 +53,10 @@ func (t *transaction) run(ctx context.Context) (Reply, *Error) {
 	if ctx.Err() != nil {
 		return Reply{}, c.lost(StageMail, context.Cause(ctx))
 	}
-	if t.said == 0 && c.r.Buffered() > 0 {
-		// What is there answers nothing that was asked. Taken for the reply to
-		// this command, it would decide about a message it does not mean.
-		return Reply{}, c.lost(StageMail, errOutOfTurn)
+	if t.said == 0 {
+		if e := c.outOfTurn(StageMail); e != nil {
+			return Reply{}, e
+		}
 	}
 	c.patience(t.content.Size())
 	if t.single {
@@ -70,6 +70,9 @@ func (t *transaction) run(ctx context.Context) (Reply, *Error) {
 	release()
 	if e == nil && c.broken { // ctx ended just now
 		e = c.lost(StageData, context.Cause(ctx))
+	}
+	if e == nil {
+		e = c.outOfTurn(StageData)
 	}
 	if e != nil {
 		return Reply{}, e
@@ -105,10 +108,7 @@ func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
 	switch {
 	case e == nil:
 		return t.verdict(ctx)
-	case e.Reply.Code >= 400: // the session ends with a refusal
-		c.begun = false
-	case t.first != nil && t.first.Stage == StageMail:
-		e = t.first
+	case e.Reply.Code >= 400: // refused, or the session ends
 		c.begun = false
 	default:
 		e.Stage, e.Kind = StageFinal, KindUnknown
@@ -127,6 +127,9 @@ func (t *transaction) ready(ctx context.Context) *Error {
 	if !said {
 		if refusal != nil {
 			return refusal
+		}
+		if e := c.outOfTurn(StageData); e != nil {
+			return e
 		}
 		c.out.string("DATA\r\n")
 		if err := c.out.flush(); err != nil {
@@ -169,7 +172,7 @@ func (t *transaction) say(ctx context.Context) *Error {
 	c := t.c
 	size := t.content.Size()
 	c.patience(size)
-	w := &contentWriter{out: &c.out, eightBit: t.content.EightBit(), lines: !t.chunking}
+	w := &contentWriter{out: &c.out, size: size, eightBit: t.content.EightBit(), lines: !t.chunking}
 	if t.chunking { // RFC 3030
 		c.out.string("BDAT " + strconv.FormatInt(size, 10) + " LAST\r\n")
 	}
@@ -177,13 +180,12 @@ func (t *transaction) say(ctx context.Context) *Error {
 	if err == nil {
 		err = w.end()
 	}
-	if err == nil && w.n != size {
-		err = w.refuse(fmt.Sprintf("%d octets where %d were announced", w.n, size))
-	}
 	if err == nil {
 		w.close()
 		c.dirty = false // that ends the transaction, well or not
-		c.follow()
+		if !t.single {
+			c.follow() // behind a single flight, an incomplete one could have the whole chunk
+		}
 		err = c.out.flush()
 	}
 	switch {
@@ -213,7 +215,7 @@ func (c *Conn) follow() {
 		return
 	}
 	t, e := c.plan(w.msg) // what keeps it from being sent, it will find out for itself
-	if e == nil && !t.single && c.pool.bind(w, c) {
+	if e == nil && t.group && !t.single && c.pool.bind(w, c) {
 		c.ahead = t
 		t.announce()
 	}
@@ -222,6 +224,7 @@ func (c *Conn) follow() {
 // abort cuts the connection inside the content, so that the server throws away
 // what it has.
 func (c *Conn) abort(err error) *Error {
+	c.begun = true
 	c.raw.Close()
 	return c.lost(StageData, err)
 }
@@ -260,6 +263,11 @@ func (t *transaction) verdict(ctx context.Context) (Reply, *Error) {
 	c := t.c
 	refusal := t.refusal()
 	reply, e := c.hear(ctx, StageFinal, c.timeouts.Final)
+	if e == nil && t.single && t.shifted(ctx, reply) {
+		e = c.lost(StageFinal, errOutOfTurn)
+		e.Kind = KindUnknown
+		return Reply{}, e
+	}
 	switch {
 	case refusal != nil: // there was nobody to take it for
 		c.begun, c.dirty = false, true
@@ -283,4 +291,19 @@ func (t *transaction) verdict(ctx context.Context) (Reply, *Error) {
 	}
 	c.dirty = false
 	return reply, nil
+}
+
+// shifted reports whether the server has said more than it was asked, so that
+// nobody knows which reply is whose. It may always say good-bye (RFC 5321,
+// section 3.8).
+func (t *transaction) shifted(ctx context.Context, last Reply) bool {
+	c := t.c
+	if t.refusal() != nil && last.Code < 400 && c.r.Buffered() == 0 {
+		// Taken, although there was nobody to take it for: is that the reply to
+		// something else?
+		_, e := c.hear(ctx, StageFinal, min(c.timeouts.Final, lastWords))
+		return e == nil
+	}
+	code, _ := c.r.Peek(min(c.r.Buffered(), len("421")))
+	return len(code) > 0 && string(code) != "421"
 }

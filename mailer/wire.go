@@ -132,12 +132,11 @@ func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Rep
 	if c.broken {
 		return Reply{}, c.lost(stage, lostCause(ctx, net.ErrClosed))
 	}
-	if c.r.Buffered() == 0 {
-		if err := c.nc.SetReadDeadline(time.Now().Add(within)); err != nil {
-			return Reply{}, c.lost(stage, lostCause(ctx, err))
-		}
+	err := c.nc.SetReadDeadline(time.Now().Add(within))
+	var raw rawReply
+	if err == nil {
+		raw, err = readReply(c.r)
 	}
-	raw, err := readReply(c.r)
 	if err != nil {
 		return Reply{}, c.lost(stage, lostCause(ctx, err))
 	}

@@ -160,6 +160,15 @@ func (s *Source) handOut(t *Token, now time.Time) string {
 	return t.AccessToken.Reveal()
 }
 
+// Expiry returns when the access token that AccessToken answers with ends; zero
+// where that is not known, or there is none now.
+func (s *Source) Expiry() time.Time {
+	if t := s.cell.token.Load(); t != nil {
+		return t.Expiry
+	}
+	return time.Time{}
+}
+
 // Reject reports that a mail server refused an access token. The token is not
 // handed out again and a fresh one is fetched, though at most once in five
 // minutes: more than that is no fault of the token. Reject reports whether

@@ -1,0 +1,46 @@
+package mailer
+
+import (
+	"errors"
+	"net"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
+)
+
+// Diagnosis says what the failure means, whose job it is and what to do, by the
+// table of package diagnosis. It agrees with Kind about what is to become of the
+// message.
+func (e *Error) Diagnosis() diagnosis.Diagnosis {
+	host, _, err := net.SplitHostPort(e.Server)
+	if err != nil {
+		host = e.Server
+	}
+	q := replyQuery(e.Stage, e.Reply)
+	q.Vendor, q.Grant = diagnosis.VendorOf(host), e.Grant
+	q.Status, q.Fault, q.Err = e.AuthStatus, e.Code, e.Err
+	if _, ok := errors.AsType[*ProxyError](e.Err); ok {
+		q.Fault = "proxy"
+	}
+	return diagnosis.Find(q)
+}
+
+// replyQuery asks what a reply means, whoever gave it.
+func replyQuery(stage Stage, r Reply) diagnosis.Query {
+	return diagnosis.Query{Stage: string(stage), Code: r.Code, Enhanced: r.Enhanced, Text: r.Text}
+}
+
+// grantOf tells how an authenticator signs in.
+func grantOf(a Authenticator) diagnosis.Grant {
+	switch a := a.(type) {
+	case nil:
+		return diagnosis.GrantNone
+	case Password:
+		return diagnosis.GrantPassword
+	case Token:
+		if a.App {
+			return diagnosis.GrantApp
+		}
+		return diagnosis.GrantDelegated
+	}
+	return ""
+}

@@ -1,0 +1,277 @@
+package mailer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
+)
+
+// pair is a tenant and the one it fails over to.
+type pair struct {
+	m             *Mailer
+	first, second *Tenant
+	told          []string
+}
+
+func newPair(t *testing.T, first, second *mailertest.Script) *pair {
+	t.Helper()
+	p := &pair{first: plainTenant(first), second: plainTenant(second)}
+	p.first.Name, p.first.Failover = "first", "second"
+	p.first.Breaker, p.first.Limits = new(Breaker), new(Limiter)
+	p.second.Name, p.second.Failover = "second", "first"
+	for _, tenant := range []*Tenant{p.first, p.second} {
+		tenant.Senders = allow(t, "a@example.com")
+	}
+	p.m = &Mailer{
+		Lookup: func(name string) (*Tenant, bool) {
+			switch name {
+			case "first":
+				return p.first, true
+			case "second":
+				return p.second, true
+			}
+			return nil, false
+		},
+		Hooks: Hooks{
+			FailedOver: func(from, to string, cause *Error) {
+				p.told = append(p.told, from+" to "+to+" at "+string(cause.Stage))
+			},
+			BackAgain: func(tenant string) { p.told = append(p.told, tenant+" again") },
+		},
+	}
+	return p
+}
+
+func (p *pair) send(ctx context.Context) (Receipt, error) {
+	s := submission(hello)
+	s.Tenant = "first"
+	return p.m.Send(ctx, s)
+}
+
+// wantServed sends a message and fails the test unless the tenant took it.
+func (p *pair) wantServed(t *testing.T, by string) {
+	t.Helper()
+	r, err := p.send(t.Context())
+	if err != nil || r.Tenant != by {
+		t.Fatalf("sent by %q, %v; want %s", r.Tenant, err, by)
+	}
+}
+
+func unreachable(context.Context, string, string) (net.Conn, error) {
+	return nil, &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+}
+
+// TestFailover: what makes another tenant send, and what must not.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	at := func(step, answer string) *mailertest.Script {
+		return &mailertest.Script{Answers: map[string][]string{step: {answer}}}
+	}
+	for _, tt := range []struct {
+		name   string
+		first  *mailertest.Script
+		change func(*pair)
+		over   bool
+	}{
+		{"fine", &mailertest.Script{}, nil, false},
+		{"unreachable", &mailertest.Script{}, func(p *pair) { p.first.Server.Dial = unreachable }, true},
+		{"greeting 554", at(mailertest.Greeting, "554 no"), nil, true},
+		{"greeting 421", at(mailertest.Greeting, "421 4.3.0 later"), nil, true},
+		{"hung up in EHLO", at("EHLO", mailertest.Close), nil, true},
+		{"no STARTTLS", &mailertest.Script{}, func(p *pair) { p.first.Server.Security = StartTLS }, true},
+		{"no token", &mailertest.Script{}, func(p *pair) { p.first.Auth = Token{User: "u", Source: brokenSource{}} }, true},
+		{"throttled", at("MAIL", "432 4.3.2 too many"), nil, true},
+		{"quota used up", at(mailertest.Content, "554 5.2.0 SubmissionQuotaExceededException"), nil, true},
+		{"resting", &mailertest.Script{}, func(p *pair) {
+			r, _ := p.first.Limits.Reserve(context.Background(), 1)
+			r.Done(Receipt{}, slowDown(451, 0))
+		}, true},
+		{"no recipients left today", &mailertest.Script{}, func(p *pair) {
+			p.first.Limits = &Limiter{RecipientsPerDay: 1}
+			r, _ := p.first.Limits.Reserve(context.Background(), 1)
+			r.Done(taken, nil)
+		}, true},
+
+		{"sender refused", at("MAIL", "550 5.7.60 SendAsDenied"), nil, false},
+		{"sender refused for now", at("MAIL", "451 4.3.0 later"), nil, false},
+		{"recipient refused", at("RCPT", "550 5.1.1 unknown"), nil, false},
+		{"recipient throttled", at("RCPT", "451 4.7.1 slow down"), nil, false},
+		{"content refused", at(mailertest.Content, "554 5.7.1 spam"), nil, false},
+		{"content refused for now", at(mailertest.Content, "451 4.3.0 later"), nil, false},
+		{"hung up in MAIL", at("MAIL", mailertest.Close), nil, false},
+		{"may have been sent", at(mailertest.Content, mailertest.Close), nil, false},
+		{"invalid", &mailertest.Script{}, func(p *pair) { p.first.Senders = Senders{} }, false},
+		{"turn too late", &mailertest.Script{}, func(p *pair) {
+			p.first.Limits = &Limiter{Rate: 1, Per: 48 * time.Hour}
+			_, _ = p.first.Limits.Reserve(context.Background(), 1)
+		}, false},
+		{"sender not allowed at the other", &mailertest.Script{}, func(p *pair) {
+			p.first.Server.Dial = unreachable
+			p.second.Senders = Senders{}
+		}, false},
+		{"staging", &mailertest.Script{}, func(p *pair) {
+			p.first.Server.Dial = unreachable
+			p.first.Deliver.To = other
+		}, false},
+		{"to staging", &mailertest.Script{}, func(p *pair) {
+			p.first.Server.Dial = unreachable
+			p.second.Deliver.Nowhere = true
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				second := new(mailertest.Script)
+				p := newPair(t, tt.first, second)
+				if tt.change != nil {
+					tt.change(p)
+				}
+				ctx, cancel := contextWithin(t, 12*time.Hour)
+				defer cancel()
+				r, err := p.send(ctx)
+				switch {
+				case tt.over && (err != nil || r.Tenant != "second" || len(p.told) != 1 || len(second.Contents()) != 1):
+					t.Errorf("%+v, %v; told %q", r, err, p.told)
+				case !tt.over && (second.Sessions() > 0 || len(p.told) > 0 || err == nil && r.Tenant != "first"):
+					t.Errorf("%+v, %v; told %q", r, err, p.told)
+				}
+			})
+		})
+	}
+}
+
+type brokenSource struct{}
+
+func (brokenSource) AccessToken(context.Context) (string, error) {
+	return "", errors.New("invalid_grant")
+}
+func (brokenSource) Reject(string) bool { return false }
+
+// TestBreaker: while a tenant is known to be down, one message tries it now and
+// then; afterwards all do.
+func TestBreaker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := new(mailertest.Script)
+		p := newPair(t, s, new(mailertest.Script))
+		tries := 0
+		down := true
+		p.first.Server.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			tries++
+			if down {
+				return unreachable(ctx, network, addr)
+			}
+			return s.Dial(ctx, network, addr)
+		}
+		wantTries := func(want int) {
+			t.Helper()
+			p.wantServed(t, "second")
+			if tries != want {
+				t.Fatalf("%d tries, want %d", tries, want)
+			}
+		}
+		wantTries(1)
+		for i, wait := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
+			time.Sleep(wait*time.Second - 1)
+			wantTries(1 + i)
+			time.Sleep(1)
+			wantTries(2 + i)
+		}
+		// One tries, the others go on.
+		down = false
+		time.Sleep(5 * time.Minute)
+		s.Answers = map[string][]string{"EHLO": {mailertest.Silent}}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			_, err := p.send(ctx)
+			done <- err
+		}()
+		synctest.Wait()
+		before := tries
+		wantTries(before)
+		cancel() // a try that tells nothing is made again
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		s.Answers = nil
+		p.wantServed(t, "first")
+		p.wantServed(t, "first")
+		if diff := cmp.Diff([]string{"first to second at connect", "first again"}, p.told); diff != "" {
+			t.Error(diff)
+		}
+		// A refusal shows as well that the server is there.
+		down = true
+		p.wantServed(t, "second")
+		down = false
+		time.Sleep(10 * time.Second)
+		s.Answers = map[string][]string{"RCPT": {"550 5.1.1 no"}}
+		_, err := p.send(t.Context())
+		wantError(t, err, StageRcpt, KindRejected)
+		if len(p.told) != 4 || p.told[3] != "first again" {
+			t.Errorf("told %q", p.told)
+		}
+	})
+}
+
+// TestFailoverBothDown: when neither can send, the message waits rather than
+// being parked.
+func TestFailoverBothDown(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name          string
+		first, second func(*Tenant)
+		stage         Stage
+		kind          Kind
+	}{
+		{"the first may come back", refuse, unauthorized, StageConnect, KindTemporary},
+		{"the second may come back", unauthorized, refuse, StageConnect, KindTemporary},
+		{"both need a person", unauthorized, unauthorized, StageToken, KindUnauthorized},
+		{"the second refuses the message", refuse, rejecting, StageRcpt, KindRejected},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t, new(mailertest.Script), new(mailertest.Script))
+			tt.first(p.first)
+			tt.second(p.second)
+			for range 2 { // the second time the first is known to be down
+				_, err := p.send(t.Context())
+				wantError(t, err, tt.stage, tt.kind)
+			}
+		})
+	}
+}
+
+func refuse(t *Tenant)       { t.Server.Dial = unreachable }
+func unauthorized(t *Tenant) { t.Auth = Token{User: "u", Source: brokenSource{}} }
+
+func rejecting(t *Tenant) {
+	t.Server.Dial = (&mailertest.Script{Answers: map[string][]string{"RCPT": {"550 5.1.1 no"}}}).Dial
+}
+
+// TestFailoverAfterLongTry: a server that says nothing until the caller gives
+// up is down for the next one.
+func TestFailoverAfterLongTry(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		wait time.Duration
+		by   string
+	}{{time.Second, "first"}, {25 * time.Second, "second"}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &mailertest.Script{Answers: map[string][]string{mailertest.Greeting: {mailertest.Silent, ""}}}
+			p := newPair(t, s, new(mailertest.Script))
+			ctx, cancel := contextWithin(t, tt.wait)
+			defer cancel()
+			_, err := p.send(ctx)
+			wantError(t, err, StageGreeting, KindTemporary)
+			p.wantServed(t, tt.by)
+		})
+	}
+}
