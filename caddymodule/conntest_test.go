@@ -56,7 +56,6 @@ func newTestBench(t *testing.T) (b *bench, script *mailertest.Script, server str
 		tenant.server.Host, tenant.server.Port = script.Listen(t)
 		server = net.JoinHostPort(tenant.server.Host, strconv.Itoa(tenant.server.Port))
 	})
-	// The token that comes with it is imported, too, and tried at the script.
 	_, refresh := b.idp.Issue(mailbox, "smtp.send offline_access")
 	var done map[string]any
 	b.call(benchAccount+"/import", fmt.Sprintf(`{"refresh_token":%q}`, refresh), http.StatusOK, &done)

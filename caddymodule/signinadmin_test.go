@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +32,9 @@ type bench struct {
 	posted  int
 }
 
+// benches counts the benches made.
+var benches atomic.Int64
+
 // newBench makes a bench with the providers idp and other, and a tenant that
 // signs in at idp. Change, if it is not nil, may change them before they are in
 // use.
@@ -37,6 +42,8 @@ func newBench(t *testing.T, change func(*snapshot)) *bench {
 	t.Helper()
 	b := &bench{t: t, idp: tokenstest.NewServer(), storage: tokenstest.NewStorage()}
 	b.idp.ClientSecret = clientSecret
+	// The process holds one token for each account and registration.
+	b.idp.ClientID = fmt.Sprintf("%s-%d", b.idp.ClientID, benches.Add(1))
 	registered := Provider{
 		Issuer: b.idp.Issuer, AuthorizationEndpoint: b.idp.Issuer + tokenstest.PathAuthorize, TokenEndpoint: b.idp.Issuer + tokenstest.PathToken,
 		ClientID: b.idp.ClientID, ClientAuth: "post",
