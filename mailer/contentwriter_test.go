@@ -81,31 +81,47 @@ func dotWrite(to io.Writer, in string, size int, eightBit bool) error {
 	return out.flush()
 }
 
-// FuzzContentWriter has the standard library as its referee, and a plain
-// definition of what is canonical.
+// FuzzContentWriter has a plain definition of what is canonical, and as referees
+// the standard library and three servers that differ in what they take for a
+// line end: of the content, and of as much of it as was written before it was
+// refused.
 func FuzzContentWriter(f *testing.F) {
-	for _, s := range []string{"", "a\r\n", ".\r\n", "\r\n.\r\n", "a\n", "a\r", "\r\r\n", "x\x00\r\n", "\xff\r\n", strings.Repeat("x", 999) + "\r\n", strings.Repeat(".\r\n", 9)} {
-		f.Add([]byte(s), 3)
+	for _, s := range []string{
+		"", "a\r\n", ".\r\n", "\r\n.\r\n", "a\n", "a\r", "\r\r\n", "x\x00\r\n", "\xff\r\n", strings.Repeat("x", 999) + "\r\n", strings.Repeat(".\r\n", 9),
+		"a\r\n.\rb\r\n", "a\r\n.\nb\r\n", ".\r", "\r\n.", "a\n.\r\nMAIL FROM:<e@x>\r\n", "a\r.\r\nMAIL FROM:<e@x>\r\n", "\r\n.\r\nDATA\r\n.\r\n",
+	} {
+		f.Add([]byte(s), 3, true)
+		f.Add([]byte(s), 1, false)
 	}
-	f.Fuzz(func(t *testing.T, in []byte, size int) {
-		if size < 1 {
-			size = 1
-		}
-		var wire bytes.Buffer
-		err := dotWrite(&wire, string(in), size, true)
+	f.Fuzz(func(t *testing.T, in []byte, size int, lines bool) {
+		wire, err := written(string(in), max(size, 1), lines)
 		if (err == nil) != wasCanonical(string(in)) {
 			t.Fatalf("%q: %v", in, err)
 		}
 		if err != nil {
-			if strings.HasSuffix(wire.String(), "\r\n.\r\n") || wire.String() == ".\r\n" || strings.HasSuffix(wire.String(), "\r") {
-				t.Fatalf("%q was ended by %q", in, wire.String())
+			if !lines && !strings.HasPrefix(string(in), wire) {
+				t.Fatalf("%q was written as %q", in, wire)
+			}
+			for _, r := range receivers {
+				if content, _, ok := r.data([]byte(wire)); ok && lines {
+					t.Fatalf("%q, refused: the %s server took %q of %q", in, r.name, content, wire)
+				}
 			}
 			return
 		}
-		if n := strings.Count("\r\n"+wire.String(), "\r\n.\r\n"); n != 1 {
-			t.Fatalf("%q ends %d times", wire.String(), n)
+		if !lines {
+			if wire != string(in) {
+				t.Fatalf("%q was written as %q", in, wire)
+			}
+			return
 		}
-		r := textproto.NewReader(bufio.NewReader(strings.NewReader(wire.String() + "QUIT\r\n")))
+		for _, r := range receivers {
+			content, rest, ok := r.data([]byte(wire + "QUIT\r\n"))
+			if !ok || content != string(in) || string(rest) != "QUIT\r\n" {
+				t.Fatalf("%q: the %s server took %q and left %q", in, r.name, content, rest)
+			}
+		}
+		r := textproto.NewReader(bufio.NewReader(strings.NewReader(wire + "QUIT\r\n")))
 		got, err := io.ReadAll(r.DotReader())
 		if err != nil || string(got) != strings.ReplaceAll(string(in), "\r\n", "\n") {
 			t.Fatalf("%q came out as %q, %v", in, got, err)
@@ -114,6 +130,28 @@ func FuzzContentWriter(f *testing.F) {
 			t.Fatalf("%q left %q", in, l)
 		}
 	})
+}
+
+// written is all that leaves for content in pieces of size octets, also where it
+// is refused: as if there were no buffer that keeps it back.
+func written(in string, size int, lines bool) (string, error) {
+	var wire bytes.Buffer
+	out := &gather{w: &wire}
+	w := &contentWriter{out: out, size: int64(len(in)), eightBit: true, lines: lines}
+	err := error(nil)
+	for len(in) > 0 && err == nil {
+		n := min(size, len(in))
+		_, err = w.Write([]byte(in[:n]))
+		in = in[n:]
+	}
+	if err == nil {
+		err = w.end()
+	}
+	if err == nil {
+		w.close()
+	}
+	_ = out.flush()
+	return wire.String(), err
 }
 
 func wasCanonical(s string) bool {

@@ -15,25 +15,6 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
-// waiting sends n messages at once over one connection that groups commands.
-func waiting(t *testing.T, n int, s *mailertest.Script) (tenant *Tenant, errs []error) {
-	t.Helper()
-	s.Offer, s.Strict = []string{"PIPELINING"}, true
-	tenant = plainTenant(s)
-	tenant.Pool = &Pool{Max: 1}
-	t.Cleanup(func() { tenant.Pool.Close() })
-	errs = make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			time.Sleep(time.Duration(i)) // one after the other
-			_, errs[i] = tenant.Submit(t.Context(), letter, hello, Options{})
-		})
-	}
-	wg.Wait()
-	return tenant, errs
-}
-
 // TestNextFollows: whoever waits gets his turn on the connection, once.
 func TestNextFollows(t *testing.T) {
 	t.Parallel()
@@ -57,23 +38,14 @@ func TestNextFollows(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := &mailertest.Script{Answers: tt.answers}
-				tenant, errs := waiting(t, 4, s)
-				var kinds []Kind
-				for _, err := range errs {
-					kind := KindNone
-					if err != nil {
-						kind = asError(err).Kind
-					}
-					kinds = append(kinds, kind)
-				}
+				s := &mailertest.Script{Offer: []string{"PIPELINING"}, Strict: true, Answers: tt.answers}
+				kinds := inTurn(t, 4, hello, s)
 				if !slices.Equal(kinds, tt.kinds) {
 					t.Errorf("kinds %v, want %v", kinds, tt.kinds)
 				}
 				if s.Sessions() != tt.sessions || len(s.Contents()) != tt.sent {
 					t.Errorf("%d sessions, %d contents; said %q", s.Sessions(), len(s.Contents()), s.Lines())
 				}
-				submit(t, tenant)
 			})
 		})
 	}
@@ -125,6 +97,57 @@ func TestNextLeaves(t *testing.T) {
 			t.Errorf("%d contents, want 2", n)
 		}
 	})
+}
+
+// TestNextIsLetGo: where the verdict on a message does not come, the one that
+// follows it takes another connection, and is sent once.
+func TestNextIsLetGo(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		most  int
+		after time.Duration // when the last message was sent
+	}{
+		{"another is idle", 2, followPatience},
+		{"none is left", 1, 10 * time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := &mailertest.Script{Offer: []string{"PIPELINING"}, Answers: map[string][]string{mailertest.Content: {mailertest.Stall, ""}}}
+				tenant := plainTenant(s)
+				tenant.Pool = &Pool{Max: tt.most}
+				defer tenant.Pool.Close()
+				var wg sync.WaitGroup
+				holds := []chan struct{}{make(chan struct{}), make(chan struct{})}
+				for i, hold := range holds[:tt.most] {
+					wg.Go(func() {
+						_, err := tenant.Submit(t.Context(), letter, waitingContent{hello, hold}, Options{})
+						if i == 0 {
+							wantError(t, err, StageFinal, KindUnknown)
+						} else if err != nil {
+							t.Error(err)
+						}
+					})
+					synctest.Wait()
+				}
+				begin := time.Now()
+				wg.Go(func() {
+					if _, err := tenant.Submit(t.Context(), letter, hello, Options{}); err != nil || time.Since(begin) != tt.after {
+						t.Errorf("%v after %v, want it sent after %v", err, time.Since(begin), tt.after)
+					}
+				})
+				synctest.Wait()
+				close(holds[0])
+				synctest.Wait()
+				close(holds[1])
+				wg.Wait()
+				if want := tt.most; len(s.Contents()) != want+1 {
+					t.Errorf("%d contents, want %d", len(s.Contents()), want+1)
+				}
+			})
+		})
+	}
 }
 
 // waitingContent waits before it is written.

@@ -200,6 +200,30 @@ func (p *Pool) bind(w *waiter, c *Conn) bool {
 	return true
 }
 
+// unbind lets the message that c was promised to have another connection. Its
+// words remain: c is not used again.
+func (p *Pool) unbind(c *Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := c.next
+	c.next = nil
+	if w.gone {
+		return
+	}
+	if n := len(p.idle); n > 0 {
+		w.ready <- p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.lent++
+		return
+	}
+	if p.lent < p.Max {
+		p.lent++
+		w.ready <- nil
+		return
+	}
+	p.waiters = slices.Insert(p.waiters, 0, w)
+}
+
 func (p *Pool) eraNow() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,9 +2,13 @@ package mailer
 
 import (
 	"bufio"
+	"errors"
 	"io"
+	"reflect"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"unicode"
 	"unicode/utf8"
 
@@ -113,9 +117,32 @@ func FuzzReply(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, wire []byte) {
-		raw, err := readReply(bufio.NewReader(strings.NewReader(string(wire))))
+		r1 := bufio.NewReader(strings.NewReader(string(wire)))
+		raw, err := readReply(r1)
+		// It matters neither how it comes nor what comes next, and nothing of that
+		// is taken.
+		const next = "250 next\r\n"
+		r2 := bufio.NewReader(iotest.OneByteReader(strings.NewReader(string(wire) + next)))
+		again, err2 := readReply(r2)
 		if err != nil {
+			if errors.Is(err, errMalformedReply) && !errors.Is(err2, errMalformedReply) {
+				t.Fatalf("%v, and octet by octet %v", err, err2)
+			}
 			return
+		}
+		rest1, _ := io.ReadAll(r1)
+		rest2, _ := io.ReadAll(r2)
+		if err2 != nil || !reflect.DeepEqual(raw, again) || string(rest1)+next != string(rest2) {
+			t.Fatalf("read as %v, leaving %q; octet by octet as %v, %v, leaving %q", raw, rest1, again, err2, rest2)
+		}
+		if taken := strings.TrimSuffix(string(wire), string(rest1)); !strings.HasSuffix(taken, "\n") || strings.Count(taken, "\n") != len(raw.lines) {
+			t.Fatalf("%d lines of %q", len(raw.lines), taken)
+		}
+		for i, l := range strings.SplitAfter(string(wire), "\n")[:len(raw.lines)] {
+			more := i < len(raw.lines)-1
+			if code, err := strconv.Atoi(l[:3]); err != nil || code != raw.code || (len(l) > 3 && l[3] == '-') != more {
+				t.Fatalf("line %q of a reply %d of %d lines", l, raw.code, len(raw.lines))
+			}
 		}
 		if raw.code < 200 || raw.code > 599 || len(raw.lines) == 0 || len(raw.lines) > maxReplyLines {
 			t.Fatalf("code %d, %d lines", raw.code, len(raw.lines))

@@ -13,6 +13,10 @@ import (
 // content.
 const lastWords = 2 * time.Second
 
+// followPatience is how long a message waits for the verdict on the one that it
+// follows, before it takes another connection.
+const followPatience = 5 * time.Second
+
 // transact runs the transaction of a message, in as few round trips as the
 // server allows:
 //
@@ -143,6 +147,7 @@ func (t *transaction) ready(ctx context.Context) *Error {
 	case e != nil:
 		return e
 	case reply.Code >= 400:
+		c.dirty = true // RSET shows whether replies are still to what was asked
 		if e = c.refused(StageData, reply); refusal != nil {
 			e = refusal
 		}
@@ -262,7 +267,12 @@ func (t *transaction) cut(ctx context.Context, err error, ended bool) *Error {
 func (t *transaction) verdict(ctx context.Context) (Reply, *Error) {
 	c := t.c
 	refusal := t.refusal()
-	reply, e := c.hear(ctx, StageFinal, c.timeouts.Final)
+	within := c.timeouts.Final
+	if patience := min(followPatience, within/2); c.next != nil && !c.speaks(patience) {
+		c.pool.unbind(c)
+		within -= patience
+	}
+	reply, e := c.hear(ctx, StageFinal, within)
 	if e == nil && t.single && t.shifted(ctx, reply) {
 		e = c.lost(StageFinal, errOutOfTurn)
 		e.Kind = KindUnknown

@@ -2,8 +2,10 @@ package mailer
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -141,6 +143,15 @@ func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Rep
 		return Reply{}, c.lost(stage, lostCause(ctx, err))
 	}
 	return raw.reply(), nil
+}
+
+// speaks reports whether the server says something within a time, or hangs up.
+func (c *Conn) speaks(within time.Duration) bool {
+	if c.nc.SetReadDeadline(time.Now().Add(within)) != nil {
+		return true
+	}
+	_, err := c.r.Peek(1)
+	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // lostCause is why a connection was lost: it is closed when ctx ends.

@@ -7,7 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
 // exim is Exim, which asks the same Dovecot about tokens.
@@ -24,18 +27,24 @@ primary_hostname = mx.example.net
 spool_directory = %[1]s/spool
 log_file_path = %[1]s/log/%%slog
 pid_file_path = %[1]s/exim.pid
-daemon_smtp_ports = %[2]d : %[3]d
-tls_on_connect_ports = %[3]d
+daemon_smtp_ports = %[2]d : %[3]d%[9]s
+tls_on_connect_ports = %[3]d%[10]s
 local_interfaces = 127.0.0.1
 tls_advertise_hosts = *
 tls_certificate = %[4]s
 tls_privatekey = %[5]s
-auth_advertise_hosts = ${if eq{$tls_in_cipher}{}{}{*}}
+auth_advertise_hosts = ${if inlist{$received_port}{%[11]s}{}{${if or{{!eq{$tls_in_cipher}{}}{inlist{$received_port}{%[12]s}}}{*}{}}}}
+pipelining_advertise_hosts = ${if inlist{$received_port}{%[13]s}{}{*}}
+chunking_advertise_hosts = ${if inlist{$received_port}{%[14]s}{}{*}}
+dsn_advertise_hosts = *
+log_selector = +smtp_connection +incoming_interface +smtp_protocol_error
 message_size_limit = 60M
 recipients_max = 200
 smtputf8_advertise_hosts = *
 acl_smtp_rcpt = rcpt
-acl_smtp_data = accept
+acl_smtp_mail = mail
+acl_smtp_predata = predata
+acl_smtp_data = data
 qualify_domain = example.net
 never_users =
 deliver_drop_privilege
@@ -48,9 +57,28 @@ rfc1413_hosts =
 keep_environment =
 
 begin acl
+mail:
+  deny message = 553 5.7.1 Not your address
+    senders = refused@example.com
+  accept
 rcpt:
+  deny message = 553 5.7.1 Not your address
+    senders = late@example.com
+  deny message = 550 5.1.1 No such user
+    recipients = refused@example.net
+  defer message = 450 4.2.1 Not now
+    recipients = later@example.net
   accept authenticated = *
+  accept condition = ${if inlist{$received_port}{%[11]s}}
   deny message = sign in first
+predata:
+  deny message = 554 5.7.1 No content from you
+    senders = nodata@example.com
+  accept
+data:
+  deny message = 554 5.6.0 Not this
+    condition = ${if def:h_X-Refuse:}
+  accept
 
 begin routers
 all:
@@ -74,21 +102,29 @@ begin authenticators
 xoauth2:
   driver = dovecot
   public_name = XOAUTH2
+  server_advertise_condition = ${if inlist{$received_port}{%[15]s}{no}{yes}}
   server_socket = %[7]s
   server_set_id = $auth1
 oauthbearer:
   driver = dovecot
   public_name = OAUTHBEARER
+  server_advertise_condition = ${if inlist{$received_port}{%[15]s}{no}{yes}}
   server_socket = %[7]s
   server_set_id = $auth1
 plain:
   driver = dovecot
   public_name = PLAIN
+  server_advertise_condition = ${if inlist{$received_port}{%[15]s}{no}{yes}}
+  server_socket = %[7]s
+  server_set_id = $auth1
+login:
+  driver = dovecot
+  public_name = LOGIN
   server_socket = %[7]s
   server_set_id = $auth1
 `
 
-func startExim(t testing.TB, dir string, a *authority, m *mailbox, sasl *dovecot) *exim {
+func startExim(t testing.TB, dir string, a *authority, m *mailbox, sasl *dovecot, doors ...*door) *exim {
 	t.Helper()
 	dir = filepath.Join(dir, "exim")
 	e := &exim{starttlsPort: reservePort(t), implicitPort: reservePort(t)}
@@ -105,7 +141,21 @@ func startExim(t testing.TB, dir string, a *authority, m *mailbox, sasl *dovecot
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf(eximConf, dir, e.starttlsPort, e.implicitPort, a.certFile, a.keyFile, m.Port, sasl.socket, binary)
+	ports := func(is func(*door) bool) string { return portsOf(doors, is) }
+	more := func(ports string) string {
+		if ports == "" {
+			return ""
+		}
+		return " : " + strings.ReplaceAll(ports, ":", " : ")
+	}
+	text := fmt.Sprintf(eximConf, dir, e.starttlsPort, e.implicitPort, a.certFile, a.keyFile, m.Port, sasl.socket, binary,
+		more(ports(func(*door) bool { return true })),
+		more(ports(func(d *door) bool { return d.security == mailer.ImplicitTLS })),
+		ports(func(d *door) bool { return d.open }),
+		ports(func(d *door) bool { return d.security == mailer.Plaintext }),
+		ports(func(d *door) bool { return !d.pipelining }),
+		ports(func(d *door) bool { return !d.chunking }),
+		ports(func(d *door) bool { return d.loginOnly }))
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil { // read by its own user
 		t.Fatal(err)
 	}
@@ -128,4 +178,8 @@ func (e *exim) log() string {
 		}
 	}
 	return text
+}
+
+func (e *exim) connections(d *door) int {
+	return countLines(e.log(), "SMTP connection from", fmt.Sprintf("I=[127.0.0.1]:%d ", d.port), "connection count")
 }

@@ -20,10 +20,15 @@ import (
 type delivered struct {
 	From string
 	To   []string
-	Data []byte
+	// Params are those of MAIL.
+	Params string
+	Data   []byte
 	// File holds Data, for readers in other languages.
 	File string
 }
+
+// unreachable is the one recipient that mail servers take and the mailbox refuses.
+const unreachable = "unreachable@example.net"
 
 // mailbox keeps what mail servers deliver. It is the far side of their last hop:
 // an LMTP server (RFC 2033) that takes everything and changes no octet.
@@ -126,12 +131,21 @@ func (m *mailbox) serve(c net.Conn) error {
 		case "LHLO":
 			err = reply("250-localhost", "250-8BITMIME", "250-SMTPUTF8", "250-ENHANCEDSTATUSCODES", "250-PIPELINING", "250 SIZE")
 		case "MAIL":
-			d = delivered{From: path(rest)}
+			_, params, _ := strings.Cut(rest, ">")
+			d = delivered{From: path(rest), Params: params}
 			err = reply("250 2.1.0 ok")
 		case "RCPT":
+			if path(rest) == unreachable {
+				err = reply("550 5.1.1 there is nobody")
+				break
+			}
 			d.To = append(d.To, path(rest))
 			err = reply("250 2.1.5 ok")
 		case "DATA":
+			if len(d.To) == 0 {
+				err = reply("503 5.5.1 to whom?")
+				break
+			}
 			if err = reply("354 go on"); err != nil {
 				return err
 			}

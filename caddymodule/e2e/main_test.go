@@ -7,9 +7,10 @@
 // mailparser behind it.
 //
 // Every test has a [Stack] of its own: processes on loopback, with ports and
-// folders that no other run of the suite can have. install.sh installs what is
-// needed. A server that is missing or does not start fails the test and is
-// named.
+// folders that no other run of the suite can have. Where there are too many cases
+// for that, package mailer meets the mail servers without a Caddy, in a [lab].
+// install.sh installs what is needed. A server that is missing or does not start
+// fails the test and is named.
 package e2e
 
 import (

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
 // mailServer is a mail server under test. All of them hand everything on to the
@@ -21,6 +23,8 @@ type mailServer interface {
 	stop()
 	// log is what it has said so far.
 	log() string
+	// connections is how many clients have come in by a door.
+	connections(d *door) int
 }
 
 // postfix is an instance of Postfix with a folder of its own.
@@ -49,6 +53,7 @@ default_destination_concurrency_limit = 10
 message_size_limit = 62914560
 mailbox_size_limit = 0
 smtputf8_enable = yes
+strict_smtputf8 = yes
 smtpd_tls_security_level = encrypt
 smtpd_tls_auth_only = yes
 smtpd_tls_cert_file = %[3]s
@@ -62,9 +67,63 @@ smtpd_sasl_security_options = noanonymous
 smtpd_relay_restrictions = permit_sasl_authenticated, reject
 smtpd_recipient_restrictions = permit_sasl_authenticated, reject
 smtpd_timeout = %[6]s
-smtpd_forbid_bare_newline = yes
+smtpd_forbid_bare_newline = reject
+header_checks = regexp:%[7]s
 biff = no
 `
+
+// strictly is a service that minds pipelining wherever Postfix can, at once, and
+// loses patience soon.
+const strictly = `
+  -o smtpd_forbid_unauth_pipelining=yes
+  -o smtpd_delay_reject=no
+  -o smtpd_soft_error_limit=8
+  -o smtpd_hard_error_limit=%[1]d
+  -o smtpd_junk_command_limit=4
+  -o smtpd_client_restrictions=reject_unauth_pipelining
+  -o smtpd_helo_restrictions=reject_unauth_pipelining
+  -o { smtpd_sender_restrictions = reject_unauth_pipelining, check_sender_access inline:{{refused@example.com=553 5.7.1 Not your address}} }
+  -o { smtpd_relay_restrictions = %[2]s }
+  -o { smtpd_recipient_restrictions = reject_unauth_pipelining,
+    check_sender_access inline:{{late@example.com=553 5.7.1 Not your address}},
+    check_recipient_access inline:{{refused@example.net=550 5.1.1 No such user} {later@example.net=450 4.2.1 Not now}},
+    %[2]s }
+  -o { smtpd_data_restrictions = reject_unauth_pipelining, check_sender_access inline:{{nodata@example.com=554 5.7.1 No content from you}} }
+  -o smtpd_end_of_data_restrictions=reject_unauth_pipelining
+`
+
+// service is the line of master.cf for a door.
+func (d *door) service() string {
+	may, most := "permit_sasl_authenticated, reject", 9
+	if d.open {
+		may = "permit_mynetworks, reject"
+	}
+	if d.impatient {
+		most = 4
+	}
+	s := fmt.Sprintf("127.0.0.1:%d inet n - n - - smtpd\n  -o syslog_name=postfix/%s", d.port, d.name) + fmt.Sprintf(strictly, most, may)
+	switch d.security {
+	case mailer.ImplicitTLS:
+		s += "  -o smtpd_tls_wrappermode=yes\n"
+	case mailer.Plaintext:
+		s += "  -o smtpd_tls_security_level=none\n  -o smtpd_tls_auth_only=no\n"
+	case mailer.StartTLS:
+	}
+	if d.open {
+		s += "  -o smtpd_sasl_auth_enable=no\n  -o mynetworks=127.0.0.0/8\n"
+	}
+	if d.loginOnly {
+		s += "  -o smtpd_sasl_mechanism_filter=login\n"
+	}
+	hidden := []string{"silent-discard"}
+	if !d.pipelining {
+		hidden = append(hidden, "pipelining")
+	}
+	if !d.chunking {
+		hidden = append(hidden, "chunking")
+	}
+	return s + "  -o smtpd_discard_ehlo_keywords=" + strings.Join(hidden, ",") + "\n"
+}
 
 const postfixMaster = `
 127.0.0.1:%[1]d inet n - n - - smtpd
@@ -93,7 +152,7 @@ postlog   unix-dgram n - n - 1 postlogd
 
 // startPostfix starts Postfix. idle is after how long it closes a connection on
 // which nothing happens, in its own notation.
-func startPostfix(t testing.TB, dir string, a *authority, m *mailbox, sasl *dovecot, idle string) *postfix {
+func startPostfix(t testing.TB, dir string, a *authority, m *mailbox, sasl *dovecot, idle string, doors ...*door) *postfix {
 	t.Helper()
 	dir = filepath.Join(dir, "postfix")
 	p := &postfix{starttlsPort: reservePort(t), implicitPort: reservePort(t)}
@@ -107,8 +166,12 @@ func startPostfix(t testing.TB, dir string, a *authority, m *mailbox, sasl *dove
 	}
 	config := filepath.Join(dir, "config")
 	files := map[string]string{
-		"main.cf":   fmt.Sprintf(postfixMain, dir, m.Port, a.certFile, a.keyFile, sasl.socket, idle),
-		"master.cf": fmt.Sprintf(postfixMaster, p.starttlsPort, p.implicitPort),
+		"main.cf":       fmt.Sprintf(postfixMain, dir, m.Port, a.certFile, a.keyFile, sasl.socket, idle, filepath.Join(config, "header_checks")),
+		"master.cf":     fmt.Sprintf(postfixMaster, p.starttlsPort, p.implicitPort),
+		"header_checks": "/^X-Refuse:/ REJECT 5.6.0 Not this\n",
+	}
+	for _, d := range doors {
+		files["master.cf"] += d.service()
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(config, name), []byte(strings.TrimLeft(content, "\n")), 0o644); err != nil { // read by its own users
@@ -131,3 +194,7 @@ func startPostfix(t testing.TB, dir string, a *authority, m *mailbox, sasl *dove
 
 func (p *postfix) ports() (starttls, implicit int) { return p.starttlsPort, p.implicitPort }
 func (p *postfix) log() string                     { return p.output.String() }
+
+func (p *postfix) connections(d *door) int {
+	return countLines(p.log(), "postfix/"+d.name+"/smtpd[", "]: connect from")
+}

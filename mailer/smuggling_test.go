@@ -1,0 +1,256 @@
+package mailer
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cannedConn is a server that says its replies one after the other, whatever it
+// hears, and keeps what it heard.
+type cannedConn struct {
+	net.Conn
+	replies []string
+	heard   bytes.Buffer
+}
+
+func (c *cannedConn) Read(p []byte) (int, error) {
+	if len(c.replies) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.replies[0])
+	c.replies = c.replies[1:]
+	return n, nil
+}
+func (c *cannedConn) Write(p []byte) (int, error)      { return c.heard.Write(p) }
+func (*cannedConn) Close() error                       { return nil }
+func (*cannedConn) SetDeadline(time.Time) error        { return nil }
+func (*cannedConn) SetReadDeadline(time.Time) error    { return nil }
+func (*cannedConn) SetWriteDeadline(t time.Time) error { return nil }
+
+// onWire submits to a server that agrees to everything and returns what the
+// client wrote.
+func onWire(t *testing.T, env Envelope, content Content, o Options, offer ...string) ([]byte, error) {
+	t.Helper()
+	nc := &cannedConn{replies: []string{"220 hi\r\n", "250-hi\r\n250-8BITMIME\r\n250-DSN\r\n250-" + strings.Join(offer, "\r\n250-") + "\r\n250 SMTPUTF8\r\n", "250 ok\r\n"}}
+	for range env.To {
+		nc.replies = append(nc.replies, "250 ok\r\n")
+	}
+	if !slices.Contains(offer, "CHUNKING") {
+		nc.replies = append(nc.replies, "354 go\r\n")
+	}
+	nc.replies = append(nc.replies, "250 taken\r\n", "221 bye\r\n")
+	tenant := &Tenant{Name: "lab", Server: Server{Host: "127.0.0.1", Port: 25, Security: Plaintext, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nc, nil
+	}}}
+	_, err := tenant.Submit(t.Context(), env, content, o)
+	return nc.heard.Bytes(), err
+}
+
+// smuggled are texts that hold another transaction, between all combinations of
+// CR, LF and dot of up to most octets.
+func smuggled(most int) []string {
+	var ends []string
+	for n, last := 0, []string{""}; n < most; n++ {
+		var longer []string
+		for _, s := range last {
+			for _, b := range []string{"\r", "\n", "."} {
+				longer = append(longer, s+b)
+			}
+		}
+		ends, last = append(ends, longer...), longer
+	}
+	var all []string
+	for _, eol := range []string{"\r\n", "\n", "\r"} {
+		inner := strings.Join([]string{"MAIL FROM:<evil@example.com>", "RCPT TO:<victim@example.com>", "DATA", "Subject: smuggled", "", "smuggled", ".", ""}, eol)
+		for _, end := range ends {
+			all = append(all, "x"+end+inner, "x"+end+inner+end)
+		}
+	}
+	return all
+}
+
+// TestSmuggling puts another transaction into everything that a message is made
+// of. It is refused, or three servers that differ in what they take for a line
+// end see one transaction, with the same recipients, and no words that are no
+// command.
+func TestSmuggling(t *testing.T) {
+	t.Parallel()
+	message := func() *Message {
+		return &Message{
+			From: Address{Name: "A", Local: "a", Domain: "example.com"}, To: []Address{{Name: "B", Local: "b", Domain: "example.net"}},
+			Cc: []Address{other}, Subject: "s", Text: "t", Date: time.Unix(1e9, 0).UTC(), MessageID: "<id@example.com>",
+		}
+	}
+	raw := func(format string) func(*Message, string) (Envelope, Content) {
+		return func(m *Message, s string) (Envelope, Content) {
+			text := fmt.Sprintf(format, s)
+			return m.Envelope(), wireContent{text: text, eightBit: true, utf8Header: true}
+		}
+	}
+	long := strings.ReplaceAll(bigger.text, "%", "")
+	tests := []struct {
+		name string
+		set  func(*Message, string)
+		// raw makes the content without Compose.
+		raw func(*Message, string) (Envelope, Content)
+		o   func(*Options, string)
+	}{
+		{name: "subject", set: func(m *Message, s string) { m.Subject = s }},
+		{name: "name of the sender", set: func(m *Message, s string) { m.From.Name = s }},
+		{name: "name of a recipient", set: func(m *Message, s string) { m.To[0].Name = s }},
+		{name: "local part of the sender", set: func(m *Message, s string) { m.From.Local = s }},
+		{name: "local part", set: func(m *Message, s string) { m.To[0].Local = s }},
+		{name: "domain", set: func(m *Message, s string) { m.Cc[0].Domain = s }},
+		{name: "hidden recipient", set: func(m *Message, s string) { m.Bcc = []Address{{Local: "c", Domain: s}} }},
+		{name: "text", set: func(m *Message, s string) { m.Text = s }},
+		{name: "HTML", set: func(m *Message, s string) { m.HTML = s }},
+		{name: "header value", set: func(m *Message, s string) { m.Headers = []HeaderField{{"X-Note", s}} }},
+		{name: "header name", set: func(m *Message, s string) { m.Headers = []HeaderField{{"X-" + s, "v"}} }},
+		{name: "message id", set: func(m *Message, s string) { m.MessageID = "<" + s + "@example.com>" }},
+		{name: "references", set: func(m *Message, s string) { m.References = []string{"<a@b>", "<" + s + "@example.com>"} }},
+		{name: "attachment", set: func(m *Message, s string) { m.Attachments = []Attachment{{Filename: "a.txt", Source: Bytes(s)}} }},
+		{name: "file name", set: func(m *Message, s string) { m.Attachments = []Attachment{{Filename: s, Source: Bytes("x")}} }},
+		{name: "content type", set: func(m *Message, s string) {
+			m.Attachments = []Attachment{{Filename: "a", ContentType: "text/plain; x=" + s, Source: Bytes("x")}}
+		}},
+		{name: "content id", set: func(m *Message, s string) {
+			m.HTML = "<p>"
+			m.Attachments = []Attachment{{Filename: "a", Inline: true, ContentID: s, Source: Bytes("x")}}
+		}},
+		{name: "attached message", set: func(m *Message, s string) {
+			m.Attachments = []Attachment{{ContentType: "message/rfc822", Source: Bytes("Subject: x\r\n\r\n" + s)}}
+		}},
+		{name: "raw body", raw: raw("Subject: x\r\n\r\n%s\r\n")},
+		{name: "raw header", raw: raw("Subject: %s\r\n\r\nx\r\n")},
+		{name: "raw, as a whole", raw: raw("%s")},
+		{name: "raw, far behind", raw: raw(long[:40*72] + "%s\r\n")},
+		{name: "envelope without Compose", raw: func(m *Message, s string) (Envelope, Content) {
+			return Envelope{From: sender, To: []Address{someone, {Local: s, Domain: "example.net"}}}, hello
+		}},
+		{name: "envelope id", o: func(o *Options, s string) { o.DSN.EnvelopeID = s }},
+	}
+	corpus := smuggled(4)
+	for _, tt := range tests {
+		for _, offer := range [][]string{{"X"}, {"PIPELINING"}, {"CHUNKING"}, {"PIPELINING", "CHUNKING"}} {
+			t.Run(tt.name+"/"+strings.Join(offer, " "), func(t *testing.T) {
+				t.Parallel()
+				refused := 0
+				for _, s := range corpus {
+					m, o := message(), Options{}
+					var env Envelope
+					var content Content
+					var err error
+					switch {
+					case tt.raw != nil:
+						env, content = tt.raw(m, s)
+					case tt.set != nil:
+						tt.set(m, s)
+						content, err = m.Compose()
+						env = m.Envelope()
+					default:
+						content, err = m.Compose()
+						env = m.Envelope()
+						tt.o(&o, s)
+					}
+					var wire []byte
+					if err == nil {
+						wire, err = onWire(t, env, content, o, offer...)
+					}
+					want := 1
+					if err != nil {
+						refused, want = refused+1, 0
+						if asError(err).Kind != KindInvalid {
+							t.Fatalf("%q: %v", s, err)
+						}
+					}
+					checkOneTransaction(t, s, wire, env, want)
+				}
+				if tt.raw == nil && tt.set != nil && refused == len(corpus) && (tt.name == "text" || tt.name == "HTML" || strings.HasPrefix(tt.name, "attach")) {
+					t.Error("all were refused, which is not what this field is about")
+				}
+			})
+		}
+	}
+}
+
+// checkOneTransaction has the receivers read what a client wrote. Want is 1, or 0
+// where the message was refused.
+func checkOneTransaction(t *testing.T, s string, wire []byte, env Envelope, want int) {
+	t.Helper()
+	var to []string
+	for _, a := range env.To {
+		to = append(to, "RCPT TO:<"+a.Mailbox()+">")
+	}
+	for _, r := range receivers {
+		seen, named, rubbish := r.read(wire)
+		if len(seen) != want || len(rubbish) > 0 {
+			t.Fatalf("%q: the %s server sees %d transactions, and %q\n%q", s, r.name, len(seen), rubbish, wire)
+		}
+		for _, line := range named {
+			if strings.Contains(line, "victim") || !slices.Contains(to, line) {
+				t.Fatalf("%q: the %s server was told %q", s, r.name, line)
+			}
+		}
+		for _, tr := range seen {
+			if !slices.Equal(tr.to, to) {
+				t.Fatalf("%q: the %s server sends to %q, not %q", s, r.name, tr.to, to)
+			}
+			// What came by BDAT may go on by DATA, where only CRLF is taken for a
+			// line end and a dot is doubled accordingly.
+			onward := "MAIL\r\nRCPT\r\nDATA\r\n" + strings.ReplaceAll("\r\n"+tr.content, "\r\n.", "\r\n..")[2:] + ".\r\nQUIT\r\n"
+			for _, next := range receivers {
+				if again, _, rubbish := next.read([]byte(onward)); len(again) != 1 || len(rubbish) > 0 {
+					t.Fatalf("%q: behind the %s server, the %s one sees %d transactions", s, r.name, next.name, len(again))
+				}
+			}
+		}
+	}
+}
+
+// lying is a content that is longer than it says.
+type lying struct {
+	wireContent
+	size int64
+}
+
+func (l lying) Size() int64 { return l.size }
+
+// TestSurplusIsNoCommand: what a content has beyond its size, and a server would
+// read as commands behind BDAT, stays here.
+func TestSurplusIsNoCommand(t *testing.T) {
+	t.Parallel()
+	inner := "MAIL FROM:<evil@example.com>\r\nRCPT TO:<victim@example.com>\r\nBDAT 2 LAST\r\n\r\n"
+	for _, offer := range [][]string{{"CHUNKING"}, {"PIPELINING", "CHUNKING"}, {"PIPELINING"}} {
+		for _, behind := range []string{"", bigger.text} {
+			content := lying{wireContent{text: hello.text + inner + behind}, hello.Size()}
+			wire, err := onWire(t, letter, content, Options{}, offer...)
+			if e := asError(err); err == nil || e.Kind != KindInvalid || e.Code != "not_canonical" {
+				t.Errorf("%v: %v", offer, err)
+			}
+			checkOneTransaction(t, inner, wire, letter, 0)
+		}
+	}
+}
+
+// TestRefusedContentEndsNoChunk refuses content at its very end, where the last
+// write has just been made or is about to be.
+func TestRefusedContentEndsNoChunk(t *testing.T) {
+	t.Parallel()
+	for _, offer := range [][]string{{"CHUNKING"}, {"PIPELINING", "CHUNKING"}, {"PIPELINING"}} {
+		for size := gatherSize - 200; size < gatherSize+5; size++ {
+			content := wireContent{text: bigger.text[:size/72*72] + strings.Repeat("x", size%72+1)}
+			wire, err := onWire(t, letter, content, Options{}, offer...)
+			if e := asError(err); err == nil || e.Kind != KindInvalid {
+				t.Fatalf("%v, %d octets: %v", offer, size, err)
+			}
+			checkOneTransaction(t, "", wire, letter, 0)
+		}
+	}
+}
