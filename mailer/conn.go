@@ -61,6 +61,7 @@ type Conn struct {
 	caps     map[string]string // keyword to parameters, of the last EHLO
 
 	probe  *probe
+	cork   *cork  // between nc and raw; nil without TLS
 	out    gather // what is to be said next
 	writer patientWriter
 

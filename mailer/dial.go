@@ -269,7 +269,7 @@ func (c *Conn) startTLS(ctx context.Context) *Error {
 }
 
 func (c *Conn) handshake(ctx context.Context) *Error {
-	t := tls.Client(c.raw, &tls.Config{
+	t := tls.Client(c.corked(), &tls.Config{
 		ServerName:         c.server.Host,
 		RootCAs:            c.server.RootCAs,
 		MinVersion:         tls.VersionTLS12,

@@ -10,7 +10,7 @@ import (
 func (m *Mailer) submit(ctx context.Context, t *Tenant, s Submission) (Receipt, error) {
 	other := m.failover(t, s)
 	if other == nil {
-		return t.Submit(ctx, s.Envelope, s.Content, s.Options)
+		return t.submitChecked(ctx, s.Envelope, s.Content, s.Options)
 	}
 	first := t.Breaker.open()
 	if first == nil {
@@ -22,7 +22,7 @@ func (m *Mailer) submit(ctx context.Context, t *Tenant, s Submission) (Receipt, 
 			return Receipt{}, first
 		}
 	}
-	r, err := other.Submit(ctx, s.Envelope, s.Content, s.Options)
+	r, err := other.submitChecked(ctx, s.Envelope, s.Content, s.Options)
 	if err == nil {
 		return r, nil
 	}
@@ -60,7 +60,7 @@ func (m *Mailer) try(ctx context.Context, t, other *Tenant, s Submission) (r Rec
 	if e := t.Limits.paused(); e != nil {
 		err = e
 	} else {
-		r, err = t.Submit(ctx, s.Envelope, s.Content, s.Options)
+		r, err = t.submitChecked(ctx, s.Envelope, s.Content, s.Options)
 	}
 	e := asError(err)
 	switch {

@@ -69,7 +69,7 @@ func deafOnce(s *mailertest.Script, octets int) func(context.Context, string, st
 func TestPeerStopsReading(t *testing.T) {
 	t.Parallel()
 	for _, shape := range shapes {
-		for _, octets := range []int{100, 40 << 10, 200 << 10} { // in the first write, in a later one, near the end
+		for _, octets := range []int{100, gatherSize * 5 / 4, gatherSize * 9 / 4} { // in the first write, in the second, in the third
 			t.Run(fmt.Sprintf("%s/%d", shape.name, octets), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {

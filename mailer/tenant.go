@@ -48,6 +48,11 @@ func (t *Tenant) Submit(ctx context.Context, env Envelope, content Content, o Op
 	if e := checkSendable(env, content, o); e != nil {
 		return Receipt{}, e
 	}
+	return t.submitChecked(ctx, env, content, o)
+}
+
+// submitChecked submits what checkSendable has let pass.
+func (t *Tenant) submitChecked(ctx context.Context, env Envelope, content Content, o Options) (Receipt, error) {
 	o.AllRecipients = o.AllRecipients || t.AllRecipients
 	if t.Deliver.Astray() {
 		return t.submitAstray(ctx, env, content, o)

@@ -38,7 +38,7 @@ func (c *Conn) transact(ctx context.Context, m *outgoing) (Receipt, *Error) {
 	c.sent++
 	c.begun = false
 	reply, e := t.run(ctx)
-	c.out.drop()
+	c.rest()
 	if e != nil {
 		e.Recipients = t.rcpts
 		return Receipt{}, e

@@ -1,6 +1,7 @@
 package mailer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -10,8 +11,8 @@ import (
 	"time"
 )
 
-// gatherSize is how much is gathered for one write: two records of TLS.
-const gatherSize = 32 << 10
+// gatherSize is how much is gathered for one write: four records of TLS.
+const gatherSize = 64 << 10
 
 // gather collects what is to be said, so that commands and content travel in as
 // few writes as possible. Its buffer is lent while there is something in it.
@@ -91,6 +92,7 @@ func (g *gather) drop() {
 // with the size of what is written.
 type patientWriter struct {
 	nc   net.Conn
+	cork *cork
 	each time.Duration
 	last time.Time
 }
@@ -101,7 +103,7 @@ const slowest = 4 << 10
 
 // patience renews the deadlines for something of size octets.
 func (c *Conn) patience(size int64) {
-	c.writer = patientWriter{c.nc, c.timeouts.Block, time.Now().Add(c.timeouts.Block + time.Duration(size/slowest)*time.Second)}
+	c.writer = patientWriter{c.nc, c.cork, c.timeouts.Block, time.Now().Add(c.timeouts.Block + time.Duration(size/slowest)*time.Second)}
 	c.out.w, c.out.err = &c.writer, nil
 }
 
@@ -113,7 +115,67 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	if err := w.nc.SetWriteDeadline(at); err != nil {
 		return 0, err
 	}
-	return w.nc.Write(p)
+	if w.cork == nil {
+		return w.nc.Write(p)
+	}
+	w.cork.in = true
+	n, err := w.nc.Write(p)
+	if pulled := w.cork.pull(); err == nil {
+		err = pulled
+	}
+	return n, err
+}
+
+// cork holds the records of TLS back while it is in, so that all that one write
+// makes travel together.
+type cork struct {
+	net.Conn
+	in  bool
+	buf *[]byte // lent for a transaction
+}
+
+var corkBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, gatherSize+gatherSize/16)
+	return &b
+}}
+
+// corked is the connection for TLS to write to.
+func (c *Conn) corked() net.Conn {
+	c.cork = &cork{Conn: c.raw}
+	return c.cork
+}
+
+// Write implements [io.Writer].
+func (k *cork) Write(p []byte) (int, error) {
+	if !k.in {
+		return k.Conn.Write(p)
+	}
+	if k.buf == nil {
+		k.buf = corkBuffers.Get().(*[]byte)
+	}
+	*k.buf = append(*k.buf, p...)
+	return len(p), nil
+}
+
+// pull writes what was held back.
+func (k *cork) pull() error {
+	k.in = false
+	if k.buf == nil || len(*k.buf) == 0 {
+		return nil
+	}
+	_, err := k.Conn.Write(*k.buf)
+	*k.buf = (*k.buf)[:0]
+	return err
+}
+
+// rest gives back what buffers there are, between transactions.
+func (c *Conn) rest() {
+	c.out.drop()
+	if k := c.cork; k != nil && k.buf != nil {
+		*k.buf = (*k.buf)[:0]
+		corkBuffers.Put(k.buf)
+		k.buf = nil
+	}
 }
 
 // guard has the connection closed when ctx ends, until release is called.
@@ -134,7 +196,10 @@ func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Rep
 	if c.broken {
 		return Reply{}, c.lost(stage, lostCause(ctx, net.ErrClosed))
 	}
-	err := c.nc.SetReadDeadline(time.Now().Add(within))
+	var err error
+	if !c.heard() {
+		err = c.nc.SetReadDeadline(time.Now().Add(within))
+	}
 	var raw rawReply
 	if err == nil {
 		raw, err = readReply(c.r)
@@ -143,6 +208,12 @@ func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Rep
 		return Reply{}, c.lost(stage, lostCause(ctx, err))
 	}
 	return raw.reply(), nil
+}
+
+// heard reports whether a reply of one line is there already, in whole.
+func (c *Conn) heard() bool {
+	there, _ := c.r.Peek(c.r.Buffered())
+	return len(there) > len("250 ") && there[3] == ' ' && bytes.IndexByte(there, '\n') >= 0
 }
 
 // speaks reports whether the server says something within a time, or hangs up.
