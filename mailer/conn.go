@@ -65,8 +65,10 @@ type Conn struct {
 	out    gather // what is to be said next
 	writer patientWriter
 
-	broken bool // not to be used again
-	begun  bool // the server may have got content of the current transaction
+	broken bool // not to be used any more
+	// leaving: the server has said good-bye. What it says yet may be heard.
+	leaving bool
+	begun   bool // the server may have got content of the current transaction
 	// dirty: a transaction may be open at the server. Doubtful: nobody knows
 	// whether the server is still there.
 	dirty, doubtful bool
@@ -164,16 +166,18 @@ func (c *Conn) expect(ctx context.Context, stage Stage, class int, line string) 
 }
 
 func (c *Conn) refused(stage Stage, r Reply) *Error {
-	if saysGoodbye(r) {
-		c.broken = true
+	if saysGoodbye(stage, r) {
+		c.leaving = true
 	}
 	kind, after := classify(stage, r)
 	return &Error{Stage: stage, Kind: kind, Server: c.server.addr(), Reply: r, RetryAfter: after}
 }
 
 // saysGoodbye reports whether a server closes the connection after a reply.
-func saysGoodbye(r Reply) bool {
-	return r.Code == 421 || r.Code == 451 && r.Enhanced == EnhancedCode{4, 4, 2} // Gmail and Exchange, idle too long
+// Gmail and Exchange say 451 4.4.2 to one that was idle for too long. To RCPT it
+// is about the recipient.
+func saysGoodbye(stage Stage, r Reply) bool {
+	return r.Code == 421 || r.Code == 451 && r.Enhanced == EnhancedCode{4, 4, 2} && stage != StageRcpt
 }
 
 func (c *Conn) greeting(ctx context.Context) *Error {
@@ -264,7 +268,7 @@ func (c *Conn) reset(ctx context.Context) *Error {
 // close ends the connection, politely where it is in order. Inside content a
 // QUIT would be content, so a broken connection is just cut.
 func (c *Conn) close() {
-	if !c.broken {
+	if !c.broken && !c.leaving {
 		_, _ = c.commandWithin(context.Background(), StageFinal, min(c.timeouts.Command, quitTimeout), "QUIT")
 		c.broken = true
 	}

@@ -44,6 +44,7 @@ type transaction struct {
 	rcpts []RecipientOutcome
 	taken int    // recipients that were taken
 	first *Error // the first refusal
+	bye   *Error // the refusal with which the server said good-bye
 }
 
 // plan makes a transaction of a message. It says nothing yet.
@@ -213,9 +214,10 @@ func (t *transaction) envelope(ctx context.Context) *Error {
 			if e := c.outOfTurn(stage); e != nil {
 				return e
 			}
+			c.patience(0)
 			t.announce()
 			if err := c.out.flush(); err != nil {
-				return c.lost(stage, lostCause(ctx, err))
+				return t.lost(c.lost(stage, lostCause(ctx, err)))
 			}
 		}
 		if t.reset && t.heard == 0 {
@@ -228,14 +230,23 @@ func (t *transaction) envelope(ctx context.Context) *Error {
 		if e == nil {
 			e = t.take(stage, rcpt, reply)
 		}
-		switch {
-		case e != nil && t.first != nil && t.first.Stage == StageMail:
-			return t.first // servers lose patience with what travels behind it
-		case e != nil:
-			return e
+		if e != nil {
+			return t.lost(e)
 		}
 	}
 	return nil
+}
+
+// lost returns why the connection was lost before the verdict: where the server
+// has told beforehand, that is it.
+func (t *transaction) lost(e *Error) *Error {
+	switch {
+	case t.first != nil && t.first.Stage == StageMail:
+		return t.first // servers lose patience with what travels behind it
+	case t.bye != nil:
+		return t.bye
+	}
+	return e
 }
 
 // hearReset hears the reply to RSET. A connection on which that does not work is
@@ -286,6 +297,9 @@ func (t *transaction) take(stage Stage, rcpt int, reply Reply) *Error {
 	}
 	if t.first == nil {
 		t.first = e
+	}
+	if t.c.leaving && t.bye == nil {
+		t.bye = e // a server that goes on all the same may take the message yet
 	}
 	if t.c.broken {
 		return e

@@ -262,7 +262,7 @@ func (p *Pool) discard(c *Conn) {
 func (p *Pool) put(c *Conn) {
 	if w := c.next; w != nil {
 		c.next = nil
-		if c.broken { // no fault of the message that comes next: it may dial
+		if c.broken || c.leaving { // no fault of the message that comes next: it may dial
 			c.ahead = nil
 			c.close()
 			if !p.pass(nil, w) {
@@ -281,7 +281,7 @@ func (p *Pool) put(c *Conn) {
 	if c.r.Buffered() > 0 { // see errOutOfTurn
 		c.broken = true
 	}
-	if c.broken || c.sent >= p.MaxMessages || p.old(c, c.used) || !p.keep(c) {
+	if c.broken || c.leaving || c.sent >= p.MaxMessages || p.old(c, c.used) || !p.keep(c) {
 		p.discard(c)
 	}
 }

@@ -160,7 +160,7 @@ func wasDead(c *Conn, e *Error) bool {
 		return false
 	case e.Reply.Code == 0:
 		return c.broken
-	case saysGoodbye(e.Reply):
+	case saysGoodbye(e.Stage, e.Reply):
 		return e.Kind != KindThrottled
 	case e.Stage == StageMail || e.Stage == StageRcpt:
 		return e.Reply.Code == 530 || e.Reply.Code == 535 || e.Reply.Code == 503

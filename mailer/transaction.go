@@ -135,9 +135,10 @@ func (t *transaction) ready(ctx context.Context) *Error {
 		if e := c.outOfTurn(StageData); e != nil {
 			return e
 		}
+		c.patience(0)
 		c.out.string("DATA\r\n")
 		if err := c.out.flush(); err != nil {
-			return c.lost(StageData, lostCause(ctx, err))
+			return t.lost(c.lost(StageData, lostCause(ctx, err)))
 		}
 	}
 	reply, e := c.hear(ctx, StageData, c.timeouts.Command)
@@ -145,7 +146,7 @@ func (t *transaction) ready(ctx context.Context) *Error {
 	case e != nil && refusal != nil:
 		return refusal
 	case e != nil:
-		return e
+		return t.lost(e)
 	case reply.Code >= 400:
 		c.dirty = true // RSET shows whether replies are still to what was asked
 		if e = c.refused(StageData, reply); refusal != nil {
@@ -287,6 +288,9 @@ func (t *transaction) verdict(ctx context.Context) (Reply, *Error) {
 			_ = c.refused(StageFinal, reply) // it may say good-bye
 		}
 		return Reply{}, refusal
+	case e != nil && t.bye != nil && t.single: // it went before the content's turn came
+		c.begun = false
+		return Reply{}, t.bye
 	case e != nil:
 		e.Kind = KindUnknown
 		return Reply{}, e
