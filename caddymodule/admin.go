@@ -158,6 +158,38 @@ type tenantView struct {
 	Proxy string `json:"proxy,omitempty"`
 	// State is the account's, with OAuth; else "ready".
 	State string `json:"state"`
+	sendingView
+}
+
+// sendingView says whether a tenant sends at present.
+type sendingView struct {
+	// Sending is "ready"; "failed_over" while messages go to the failover tenant,
+	// "paused" after the mail server asked for less mail, "used_up" where no
+	// recipients are left for the day.
+	Sending string `json:"sending"`
+	// Until is when the next message may try, and Cause why not now.
+	Until *time.Time `json:"until,omitempty"`
+	Cause string     `json:"cause,omitempty"`
+}
+
+func viewSending(t *tenant) sendingView {
+	if t.deliver.Nowhere {
+		return sendingView{Sending: "ready"}
+	}
+	view := func(sending string, until time.Time, cause *mailer.Error) sendingView {
+		return sendingView{sending, given(until.UTC().Round(time.Second)), cause.Error()}
+	}
+	if cause, next := t.mail.Breaker.Down(); cause != nil && t.failover != "" && !t.deliver.Astray() {
+		return view("failed_over", next, cause)
+	}
+	held := t.mail.Limits.Held()
+	switch {
+	case held == nil:
+		return sendingView{Sending: "ready"}
+	case held.Code == "mailbox_recipients":
+		return view("used_up", time.Now().Add(held.RetryAfter), held)
+	}
+	return view("paused", time.Now().Add(held.RetryAfter), held)
 }
 
 func (a admin) tenants(ctx context.Context) []tenantView {
@@ -170,7 +202,7 @@ func (a admin) tenants(ctx context.Context) []tenantView {
 			Auth: t.auth.Method, Provider: t.account.Provider, User: strings.ToLower(t.user),
 			Senders: t.senderRules, Connections: t.limits.connections, State: "ready",
 			Messages: t.limits.rate, RecipientsPerDay: t.limits.recipientsPerDay, Recipients: "some",
-			Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(),
+			Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(), sendingView: viewSending(t),
 		}
 		if t.limits.rate > 0 {
 			v.Window = t.limits.window.String()

@@ -254,50 +254,6 @@ type fixedToken string
 func (f fixedToken) AccessToken(context.Context) (string, error) { return string(f), nil }
 func (f fixedToken) Reject(string) bool                          { return false }
 
-// hooks reports what became of messages. Addresses stay out of the log.
-func (a *App) hooks() mailer.Hooks {
-	return mailer.Hooks{
-		Sent: func(s mailer.Submission, r mailer.Receipt, took time.Duration) {
-			a.logger.Info("message sent", "id", r.ID, "tenant", r.Tenant, "caller", s.Caller.String(),
-				"recipients", len(s.Envelope.To), "size", s.Content.Size(), "server", r.Server,
-				"queue_id", r.QueueID, "duration", took)
-		},
-		Failed: func(s mailer.Submission, e *mailer.Error, took time.Duration) {
-			a.logger.Warn("message not sent", "id", s.ID, "tenant", s.Tenant, "caller", s.Caller.String(),
-				"stage", string(e.Stage), "kind", e.Kind.String(), "code", e.Code, "server", e.Server,
-				"reply", e.Reply.String(), "diagnosis", e.Diagnosis().ID, "cause", cause(e), "duration", took)
-		},
-		FailedOver: func(from, to string, e *mailer.Error) {
-			a.logger.Error("a tenant cannot send; another one sends in its place until it can",
-				"tenant", from, "failover", to, "stage", string(e.Stage), "kind", e.Kind.String(), "server", e.Server,
-				"reply", e.Reply.String(), "cause", cause(e))
-		},
-		BackAgain: func(tenant string) {
-			a.logger.Warn("a tenant can send again, and does", "tenant", tenant)
-		},
-	}
-}
-
-// logPace tells when a mail server slows a mailbox down, and when it is well
-// again.
-func (a *App) logPace(tenant string, c mailer.PaceChange) {
-	if c.Cause == nil {
-		a.logger.Info("the mailbox sends at full speed again", "tenant", tenant, "slow_for", c.Slow)
-		return
-	}
-	a.logger.Warn("the mail server asks for less mail from this mailbox; it rests, and then sends more slowly for a while",
-		"tenant", tenant, "server", c.Cause.Server, "reply", c.Cause.Reply.String(), "pause", c.Pause)
-}
-
-// cause is why a message was not sent, unless that was the message: what a
-// caller wrote stays out of the log.
-func cause(e *mailer.Error) string {
-	if e.Err == nil || e.Stage == mailer.StageAccept {
-		return ""
-	}
-	return e.Err.Error()
-}
-
 // parseClient returns an address for a Caller; the zero one where it is none.
 func parseClient(ip string) netip.Addr {
 	addr, err := netip.ParseAddr(ip)

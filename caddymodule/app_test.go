@@ -35,6 +35,7 @@ func TestConfigErrors(t *testing.T) {
 	const (
 		idp    = "provider p {\nissuer https://idp.example\nclient_id c\nservers smtp.example\n}\n"
 		base   = "redirect_base https://a.example/cb\n"
+		box    = "tenant r {\nserver smtp.example\nauth password u geheim\nfrom a@example.com\n}\n"
 		relay  = "tenant r {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n"
 		secret = "a-secret-of-24-characters-or-more"
 	)
@@ -109,9 +110,9 @@ func TestConfigErrors(t *testing.T) {
 		{"plaintext to a public address", "tenant a {\nserver plaintext://8.8.8.8\nauth none\nfrom a@example.com\n}\n", "8.8.8.8 is a public address"},
 		{"empty password", "tenant a {\nserver smtp.example\nauth password u \"\"\nfrom a@example.com\n}\n", "tenant a, auth: user name or password is empty"},
 		{"two limits for one mailbox", base + idp + "tenant a {\nserver smtp.example\nauth oauth p\nuser a@example.com\n}\ntenant b {\nserver smtp.example\nauth oauth p\nuser A@example.com\nconnections 3\n}\n", "tenant b, connections: tenant a signs in to the same mailbox"},
-		{"two rates for one mailbox", relay + "tenant s {\nserver smtp.example\nauth none\nfrom a@example.com\nrate 30 1m\n}\n", "tenant s, rate: tenant r signs in to the same mailbox; both must say the same"},
-		{"two daily limits for one mailbox", relay + "tenant s {\nserver smtp.example\nauth none\nfrom a@example.com\nrecipients_per_day 5\n}\n", "tenant s, recipients_per_day: tenant r signs in"},
-		{"two proxies for one mailbox", relay + "tenant s {\nserver smtp.example\nauth none\nfrom a@example.com\nproxy socks5://p.example\n}\n", "tenant s, proxy: tenant r signs in"},
+		{"two rates for one mailbox", box + "tenant s {\nserver smtp.example\nauth password u geheim\nfrom a@example.com\nrate 30 1m\n}\n", "tenant s, rate: tenant r signs in to the same mailbox; both must say the same"},
+		{"two daily limits for one mailbox", box + "tenant s {\nserver smtp.example\nauth password u geheim\nfrom a@example.com\nrecipients_per_day 5\n}\n", "tenant s, recipients_per_day: tenant r signs in"},
+		{"two proxies for one mailbox", box + "tenant s {\nserver smtp.example\nauth password u geheim\nfrom a@example.com\nproxy socks5://p.example\n}\n", "tenant s, proxy: tenant r signs in"},
 		{"rate of a month", other("rate 30 720h"), "tenant s, rate: the window may be 24 hours at most"},
 		{"deliver to a name", other("deliver to bob"), "tenant s, deliver:"},
 		{"proxy of no kind", other("proxy ftp://u:geheim@p.example"), "tenant s, proxy: must begin with http://, https:// or socks5://"},
@@ -119,7 +120,8 @@ func TestConfigErrors(t *testing.T) {
 		{"failover to nobody", other("failover R"), `tenant s, failover: there is no tenant "R"`},
 		{"failover to itself", other("failover s"), "tenant s, failover: leads back to tenant s"},
 		{"failover in a circle", relay + other("failover t") + "tenant t {\nserver t.example\nauth none\nfrom a@example.com\nfailover s\n}\n", "tenant t, failover: leads back to tenant t"},
-		{"failover to the same mailbox", relay + "tenant s {\nserver smtp.example\nauth none\nfrom a@example.com\nfailover r\n}\n", "tenant s, failover: tenant r signs in to the same mailbox, and could not send either"},
+		{"failover to the same server without a sign-in", relay + "tenant s {\nserver smtp.example\nauth none\nfrom a@example.com\nfailover r\n}\n", "tenant s, failover: tenant r sends to the same server, where nobody signs in either, and could not send when this one cannot"},
+		{"failover to the same mailbox", box + "tenant s {\nserver smtp.example\nauth password u geheim\nfrom a@example.com\nfailover r\n}\n", "tenant s, failover: tenant r signs in to the same mailbox, and could not send either"},
 		{"failover with other senders", relay + other("failover r\nsenders *@example.com a@example.com b@example.net"), "tenant s, failover: tenant r must allow the same senders; add *@example.com, b@example.net to its `senders`"},
 		{"failover to staging", other("failover t") + "tenant t {\nserver t.example\nauth none\nfrom a@example.com\ndeliver none\n}\n", "tenant s, failover: tenant t has `deliver`"},
 		{"key with a space", relay + "key k \"" + secret + " x\" r\n", "key k: has characters"},

@@ -50,7 +50,9 @@ func (b *builder) failover(t *tenant) {
 		return
 	case other.mailbox() == t.mailbox():
 		b.errorf("%s: tenant %s signs in to the same mailbox, and could not send either", at, other.name)
-	case other.deliver.Astray():
+	case t.auth.Method == "none" && other.auth.Method == "none" && t.server.Host == other.server.Host && t.server.Port == other.server.Port:
+		b.errorf("%s: tenant %s sends to the same server, where nobody signs in either, and could not send when this one cannot; name one with another server", at, other.name)
+	case other.deliver.Astray() && !t.deliver.Astray():
 		b.errorf("%s: tenant %s has `deliver`, and the mail would not reach its recipients", at, other.name)
 	}
 	var missing []string

@@ -85,10 +85,21 @@ type mailboxKey struct {
 	auth    Auth
 	host    string
 	port    int
+	// nobody is the tenant that sends where nobody signs in.
+	nobody string
 }
 
 func (t *tenant) mailbox() mailboxKey {
-	return mailboxKey{t.account, strings.ToLower(t.user), t.auth, t.server.Host, t.server.Port}
+	return mailboxKey{t.account, strings.ToLower(t.user), t.auth, t.server.Host, t.server.Port, t.nobody()}
+}
+
+// nobody returns the tenant's name where nobody signs in, which makes it a mailbox of
+// its own; else nothing.
+func (t *tenant) nobody() string {
+	if t.auth.Method == "none" {
+		return t.name
+	}
+	return ""
 }
 
 // sharedMailbox holds tenants of one mailbox to one limit: it is the mailbox's.

@@ -63,7 +63,7 @@ func (a admin) connectionTest(name, from, by string) (run func(context.Context, 
 	}
 	return func(ctx context.Context, report func(mailer.Step)) mailer.Verdict {
 		v := t.mail.Test(ctx, mailer.Probe{From: sender, Report: report})
-		a.app.logger.Info("connection test", "tenant", name, "by", by, "ok", v.Err == nil, "failed_stage", string(v.FailedStage()))
+		a.app.logTest(v, by)
 		return v
 	}, nil
 }

@@ -115,6 +115,15 @@ func TestConnectionTestCall(t *testing.T) {
 	if *v.OK || v.FailedStage != "mail" || v.Error.Kind != "rejected" || !strings.Contains(v.Error.Message, "5.7.60") || v.Note != "" {
 		t.Errorf("answer %s", failed.body)
 	}
+	var diagnosed struct {
+		Error struct{ Diagnosis struct{ ID string } }
+	}
+	if err := json.Unmarshal([]byte(failed.body), &diagnosed); err != nil {
+		t.Fatal(err)
+	}
+	if id := diagnosed.Error.Diagnosis.ID; id == "" || !strings.Contains(b.log.String(), "ok=false failed_stage=mail diagnosis="+id+` error="mail `+server+": server replied 550 5.7.60 you may not") {
+		t.Errorf("diagnosis %q, log: %s", id, b.log.String())
+	}
 	for _, text := range []string{got.body, failed.body, b.log.String()} {
 		if strings.Contains(text, token) {
 			t.Errorf("the token shows: %s", text)

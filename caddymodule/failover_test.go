@@ -50,6 +50,7 @@ func TestFailoverSite(t *testing.T) {
 			auth none
 			from noreply@example.com
 			deliver none
+			failover bulk
 		}
 		key web `+testKey+` default
 		key staging staging-`+testKey+` staging
@@ -75,9 +76,10 @@ func TestFailoverSite(t *testing.T) {
 	}
 	log := p.output.String()
 	for _, want := range []string{
-		`"a tenant cannot send; another one sends in its place until it can"`, `"failover":"bulk"`,
+		`"a tenant cannot send; its mail goes to its failover tenant until it can"`, `"tenant":"default","failover":"bulk"`,
 		`"this tenant delivers nothing: its mail is checked and dropped, and reported as sent; remove `,
 		`"this tenant delivers all its mail to one address in place of its recipients; remove `,
+		`"the failover of this tenant has no effect as long as it has `,
 	} {
 		if n := strings.Count(log, want); n != 1 {
 			t.Errorf("the log has %d of %s", n, want)
@@ -99,7 +101,7 @@ func TestFailoverSite(t *testing.T) {
 	got := p.do("GET", "/admin/tenants", map[string]string{"Authorization": "Basic b3BzOm9wcy1wYXNzd29yZA=="}, "")
 	for _, want := range []string{
 		`"deliver":"none"`, `"deliver":"developers@example.com"`, `"failover":"bulk"`, `"recipients":"all"`,
-		`"messages":100,"window":"1m0s"`,
+		`"messages":100,"window":"1m0s"`, `"state":"ready","sending":"failed_over","until":"`, `connection refused"},{"name":"nowhere"`,
 	} {
 		if !strings.Contains(got.body, want) {
 			t.Errorf("no %s in %s", want, got.body)

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
 )
 
 const (
@@ -26,17 +27,21 @@ const (
 
 // sent is the answer to a message that was sent.
 type sent struct {
-	ID        string     `json:"id"`
-	MessageID string     `json:"message_id"`
-	Status    string     `json:"status"`
-	Rejected  []rejected `json:"rejected,omitempty"`
-	Warnings  []string   `json:"warnings,omitempty"`
+	ID        string `json:"id"`
+	MessageID string `json:"message_id"`
+	Status    string `json:"status"`
+	// Staging is "none" or an address where the message went in place of its
+	// recipients.
+	Staging  string     `json:"staging,omitempty"`
+	Rejected []rejected `json:"rejected,omitempty"`
+	Warnings []string   `json:"warnings,omitempty"`
 }
 
 // rejected is a recipient that the mail server refused while it took others.
 type rejected struct {
-	Address string     `json:"address"`
-	SMTP    *smtpReply `json:"smtp"`
+	Address   string           `json:"address"`
+	SMTP      *smtpReply       `json:"smtp"`
+	Diagnosis diagnosis.Advice `json:"diagnosis"`
 }
 
 // postEmail sends one message.
@@ -66,17 +71,25 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	if err != nil {
 		return err
 	}
-	s.Caller.Addr = parseClient(clientIP(r))
+	s.Caller.Addr, s.Caller.Request = parseClient(clientIP(r)), requestID(r)
 	ctx, cancel := context.WithTimeout(r.Context(), sendTimeout)
 	defer cancel()
 	receipt, err := h.app.mailer.Send(ctx, s)
 	if err != nil {
-		return err
+		p := toProblem(err)
+		p.id, p.messageID = s.ID, s.MessageID
+		return p
 	}
-	answer := sent{ID: receipt.ID, MessageID: receipt.MessageID, Status: string(receipt.Status), Warnings: request.warnings}
+	answer := sent{
+		ID: receipt.ID, MessageID: receipt.MessageID, Status: string(receipt.Status),
+		Staging: receipt.Deliver.String(), Warnings: request.warnings,
+	}
 	for _, o := range receipt.Recipients {
 		if o.Kind != mailer.KindNone {
-			answer.Rejected = append(answer.Rejected, rejected{Address: o.Address.Mailbox(), SMTP: newSMTPReply(mailer.StageRcpt, o.Reply)})
+			answer.Rejected = append(answer.Rejected, rejected{
+				Address: o.Address.Mailbox(), SMTP: newSMTPReply(mailer.StageRcpt, o.Reply),
+				Diagnosis: o.Diagnosis(receipt.Server).Advice(languageOf(r)),
+			})
 		}
 	}
 	writeJSON(w, "application/json", http.StatusOK, answer)

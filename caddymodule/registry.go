@@ -59,12 +59,12 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 	}
 	server := t.server
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", server.Host, server.Port, server.Security, server.LocalName,
-		t.authorities, t.auth, t.account, strings.ToLower(t.user), registration, proxyText(server.Proxy), fmt.Sprint(t.limits))), t.limits)
+		t.authorities, t.auth, t.account, strings.ToLower(t.user), t.nobody(), registration, proxyText(server.Proxy), fmt.Sprint(t.limits))), t.limits)
 	if err != nil {
 		return err
 	}
 	state, err := a.holdings.mailbox(mailboxStateKey(digest("mailbox", server.Host, server.Port, t.auth.Method, t.auth.Username,
-		t.account, strings.ToLower(t.user), fmt.Sprint(t.limits))), t.limits)
+		t.account, strings.ToLower(t.user), t.nobody(), fmt.Sprint(t.limits))), t.limits)
 	if err != nil {
 		return err
 	}
@@ -99,6 +99,10 @@ func (a *App) warnAstray(t *tenant) {
 	case t.deliver.Astray():
 		a.logger.Warn("this tenant delivers all its mail to one address in place of its recipients; remove `deliver` to send to them",
 			"tenant", t.name, "to", t.deliver.To.Mailbox())
+	}
+	if t.deliver.Astray() && t.failover != "" {
+		a.logger.Warn("the failover of this tenant has no effect as long as it has `deliver`: what is for nobody else must not go elsewhere",
+			"tenant", t.name, "failover", t.failover)
 	}
 }
 

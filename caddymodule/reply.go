@@ -40,6 +40,8 @@ type problem struct {
 	status  int
 	name    string
 	message string
+	// id and messageID are the message's, as in the log, once it was accepted.
+	id, messageID string
 	// code refines name for programs.
 	code string
 	// field is the field of the request that is at fault.
@@ -138,13 +140,13 @@ func mailProblem(e *mailer.Error) *problem {
 		invalidProblem(p, e)
 	case mailer.KindSender:
 		p.status, p.code = http.StatusForbidden, "sender_not_allowed"
-		p.message = "This API key may not send from that address. Use an allowed sender, or have the operator add it to the tenant's `senders`."
+		p.message = "This API key may not send from that address" + because(e) + ". Use an allowed sender, or have the operator add it to the tenant's `senders`."
 	case mailer.KindRejected:
 		p.code = "upstream_rejected"
 		p.message = "The mail server refused the message for good" + said(e) + ". Sending it again unchanged will not help."
 		if e.Code == "over_upstream_size" {
 			p.name, p.code = nameInvalidAttachment, e.Code
-			p.message = "The message is larger than the mail server takes. Send smaller attachments, or links."
+			p.message = "The message is larger than the mail server takes" + because(e) + "; attachments grow by a third on their way. Send smaller ones, or links."
 		}
 	case mailer.KindTemporary, mailer.KindThrottled:
 		laterProblem(p, e)
@@ -252,6 +254,14 @@ func said(e *mailer.Error) string {
 	return " (it said: " + e.Reply.String() + ")"
 }
 
+// because tells the cause.
+func because(e *mailer.Error) string {
+	if e.Err == nil {
+		return ""
+	}
+	return ": " + e.Err.Error()
+}
+
 // writeProblem answers with a problem: in Resend's shape, or as RFC 9457 has it
 // where the request asks for that by name.
 func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
@@ -276,8 +286,10 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	if p.diagnosis != nil {
 		body["diagnosis"] = p.diagnosis.Advice(languageOf(r))
 	}
-	id := requestID(r)
-	set("request_id", id, id != "")
+	request := requestID(r)
+	set("request_id", request, request != "")
+	set("id", p.id, p.id != "")
+	set("message_id", p.messageID, p.messageID != "")
 	if strings.Contains(r.Header.Get("Accept"), "application/problem+json") {
 		body["type"] = "about:blank"
 		body["title"] = http.StatusText(p.status)

@@ -42,7 +42,7 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		p := toProblem(err)
 		if p.status == http.StatusInternalServerError {
-			h.logger.Error("a request to send failed in this server", "error", err)
+			h.logger.Error("a request to send failed in this server", "request_id", requestID(r), "id", p.id, "error", err)
 		}
 		writeProblem(w, r, p)
 	}

@@ -23,34 +23,49 @@ const (
 	lastSkip  = 5 * time.Minute
 )
 
-// open returns why not to try the tenant. Nil: try it, and tell the outcome by
-// one of the methods below.
-func (b *Breaker) open() *Error {
+// Down returns why the tenant cannot send, and when a message tries it again.
+// Nil: it can, as far as is known.
+func (b *Breaker) Down() (cause *Error, next time.Time) {
 	if b == nil {
-		return nil
+		return nil, time.Time{}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.cause == nil {
-		return nil
+		return nil, time.Time{}
+	}
+	return b.cause, b.until
+}
+
+// open returns why not to try the tenant. Nil: try it, and tell the outcome by
+// one of the methods below. Probe says whether that decides if it is down still;
+// what was under way when it went down proves nothing.
+func (b *Breaker) open() (cause *Error, probe bool) {
+	if b == nil {
+		return nil, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause == nil {
+		return nil, false
 	}
 	if b.trying || time.Now().Before(b.until) {
-		return b.cause
+		return b.cause, false
 	}
 	b.trying = true
-	return nil
+	return nil, true
 }
 
 // down notes that the tenant cannot send, and reports whether that is new.
-func (b *Breaker) down(cause *Error) bool {
+func (b *Breaker) down(cause *Error, probe bool) bool {
 	if b == nil {
 		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	isNew := b.cause == nil
-	if !isNew && !b.trying {
-		return false // it was under way when the tenant went down
+	if !isNew && !probe {
+		return false
 	}
 	b.cause, b.trying = cause, false
 	b.wait = min(lastSkip, max(firstSkip, 2*b.wait))
@@ -58,24 +73,20 @@ func (b *Breaker) down(cause *Error) bool {
 	return isNew
 }
 
-// up notes that the tenant can send, and reports whether that is new. Messages
-// that were under way when it went down prove nothing: they had a connection.
-func (b *Breaker) up() bool {
-	if b == nil {
+// up notes that the tenant can send, and reports whether that is new.
+func (b *Breaker) up(probe bool) bool {
+	if b == nil || !probe {
 		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.cause == nil || !b.trying {
-		return false
-	}
 	b.cause, b.wait, b.trying = nil, 0, false
 	return true
 }
 
 // unsure notes that a try told nothing.
-func (b *Breaker) unsure() {
-	if b == nil {
+func (b *Breaker) unsure(probe bool) {
+	if b == nil || !probe {
 		return
 	}
 	b.mu.Lock()

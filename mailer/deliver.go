@@ -21,6 +21,15 @@ type Delivery struct {
 // Astray reports whether mail does not go to whom it is for.
 func (d Delivery) Astray() bool { return d.Nowhere || !d.To.IsZero() }
 
+// String returns "none", the address in place of the recipients, or nothing
+// where mail goes to whom it is for.
+func (d Delivery) String() string {
+	if d.Nowhere {
+		return "none"
+	}
+	return d.To.Mailbox()
+}
+
 // notDelivered is what a receipt says in place of a server.
 const notDelivered = "not delivered: this tenant delivers nothing"
 
@@ -35,13 +44,13 @@ func (t *Tenant) submitAstray(ctx context.Context, env Envelope, content Content
 		return r, nil
 	}
 	other, prefixed := d.redirect(env, content)
-	r, err := t.submitLimited(ctx, other, prefixed, o)
+	r, err := t.submitLimited(ctx, other, prefixed, o, nil)
 	if err != nil {
 		e := *asError(err)
 		e.Recipients = d.outcomes(env.To, e.Recipients)
 		return Receipt{}, &e
 	}
-	r.Recipients = d.outcomes(env.To, r.Recipients)
+	r.Recipients, r.Deliver = d.outcomes(env.To, r.Recipients), d
 	return r, nil
 }
 
@@ -58,7 +67,7 @@ func (d Delivery) drop(tenant string, env Envelope, content Content) (Receipt, *
 		}
 		return Receipt{}, e
 	}
-	r := Receipt{Tenant: tenant, Status: StatusSent, Reply: Reply{Text: notDelivered}}
+	r := Receipt{Tenant: tenant, Status: StatusSent, Reply: Reply{Text: notDelivered}, Deliver: d}
 	for _, a := range env.To {
 		r.Recipients = append(r.Recipients, RecipientOutcome{Address: a, Reply: r.Reply})
 	}

@@ -21,7 +21,7 @@ func TestDeliverNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	not := Reply{Text: "not delivered: this tenant delivers nothing"}
-	want := Receipt{Tenant: "lab", Status: StatusSent, Reply: not, Recipients: []RecipientOutcome{{Address: someone, Reply: not}, {Address: other, Reply: not}}}
+	want := Receipt{Tenant: "lab", Status: StatusSent, Reply: not, Recipients: []RecipientOutcome{{Address: someone, Reply: not}, {Address: other, Reply: not}}, Deliver: tenant.Deliver}
 	if diff := cmp.Diff(want, r); diff != "" {
 		t.Error(diff)
 	}
@@ -64,6 +64,9 @@ func TestDeliverTo(t *testing.T) {
 	if len(r.Recipients) != 2 || r.Recipients[0].Address != someone || r.Recipients[1].Address != other ||
 		r.Recipients[0].Reply.Code != 250 || !strings.Contains(r.Recipients[1].Reply.Text, "to staging@example.com instead: ") {
 		t.Errorf("%+v", r.Recipients)
+	}
+	if r.Deliver != tenant.Deliver || r.Deliver.String() != "staging@example.com" {
+		t.Errorf("delivered to %v", r.Deliver)
 	}
 
 	s = &mailertest.Script{Answers: map[string][]string{"RCPT": {"550 5.1.1 no"}}}

@@ -1,6 +1,7 @@
 package mailer
 
 import (
+	"context"
 	"errors"
 	"net"
 
@@ -18,10 +19,19 @@ func (e *Error) Diagnosis() diagnosis.Diagnosis {
 	q := replyQuery(e.Stage, e.Reply)
 	q.Vendor, q.Grant = diagnosis.VendorOf(host), e.Grant
 	q.Status, q.Fault, q.Err = e.AuthStatus, e.Code, e.Err
-	if _, ok := errors.AsType[*ProxyError](e.Err); ok {
-		q.Fault = "proxy"
+	switch {
+	case e.Code == codeRecipients && e.Kind == KindInvalid:
+		q.Fault = "over_recipients_per_day" // the whole day would not do
+	case e.Code == codeProxyNoAnswer && errors.Is(e.Err, context.Canceled):
+		q.Fault = "" // it was not given the time
 	}
 	return diagnosis.Find(q)
+}
+
+// Diagnosis says what the refusal of a recipient by a server means, as
+// [Error.Diagnosis] does. The server is a host and port.
+func (o RecipientOutcome) Diagnosis(server string) diagnosis.Diagnosis {
+	return (&Error{Stage: StageRcpt, Kind: o.Kind, Server: server, Reply: o.Reply}).Diagnosis()
 }
 
 // replyQuery asks what a reply means, whoever gave it.

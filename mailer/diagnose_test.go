@@ -3,6 +3,7 @@ package mailer
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 	"os"
@@ -12,6 +13,20 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
+
+// TestRecipientDiagnosis: the refusal of a recipient means what it means to the
+// server that said it.
+func TestRecipientDiagnosis(t *testing.T) {
+	t.Parallel()
+	o := RecipientOutcome{Kind: KindRejected, Reply: Reply{Code: 550, Enhanced: EnhancedCode{5, 1, 10}, Text: "no"}}
+	for server, want := range map[string]string{
+		"smtp.office365.com:587": "exchange.recipient_not_found", "mail.example.com:587": "general.recipient_unknown",
+	} {
+		if got := o.Diagnosis(server).ID; got != want {
+			t.Errorf("%s: got %s, want %s", server, got, want)
+		}
+	}
+}
 
 // TestClassifyAgreesWithDiagnosis takes every reply that finds a row of the table
 // and holds what is done about the message to what people are told, at servers of
@@ -70,6 +85,39 @@ func agree(k Kind, c diagnosis.Class, code int) bool {
 		return code/100 == 5 && (c == diagnosis.Permanent || c == diagnosis.Authorization)
 	default:
 		return false
+	}
+}
+
+// TestDiagnosisWithoutReply holds the class to the kind where it was no server
+// that said no.
+func TestDiagnosisWithoutReply(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		stage Stage
+		kind  Kind
+		code  string
+		err   error
+		want  string
+		class diagnosis.Class
+	}{
+		{StageLimit, KindThrottled, "", context.DeadlineExceeded, "general.mailbox_busy", diagnosis.Throttle},
+		{StageLimit, KindThrottled, codeRate, context.DeadlineExceeded, "general.mailbox_rate", diagnosis.Throttle},
+		{StageLimit, KindThrottled, codePaused, context.DeadlineExceeded, "general.mailbox_paused", diagnosis.Throttle},
+		{StageLimit, KindThrottled, codeRecipients, errors.New("3 are left"), "general.mailbox_day_used_up", diagnosis.Throttle},
+		{StageLimit, KindInvalid, codeRecipients, errors.New("too many"), "general.mailbox_day_too_small", diagnosis.Permanent},
+		{StageConnect, KindTemporary, codeProxyNoAnswer, os.ErrDeadlineExceeded, "general.proxy_unreachable", diagnosis.Temporary},
+		{StageConnect, KindTemporary, codeProxyNoAnswer, context.Canceled, "general.canceled", diagnosis.Temporary},
+		{StageConnect, KindTemporary, codeProxyNoWay, nil, "general.proxy_failed", diagnosis.Temporary},
+		{StageConnect, KindTemporary, codeProxyTrouble, nil, "general.proxy_failed", diagnosis.Temporary},
+		{StageConnect, KindConfig, codeProxyAuth, nil, "general.proxy_auth", diagnosis.Permanent},
+		{StageConnect, KindConfig, codeProxyForbids, nil, "general.proxy_refused", diagnosis.Permanent},
+		{StageConnect, KindConfig, codeNoProxy, nil, "general.proxy_wrong_kind", diagnosis.Permanent},
+		{StageConnect, KindConfig, codeProxyTLS, x509.UnknownAuthorityError{}, "general.proxy_tls", diagnosis.Permanent},
+	} {
+		e := &Error{Stage: tt.stage, Kind: tt.kind, Server: "smtp.office365.com:587", Code: tt.code, Err: tt.err}
+		if d := e.Diagnosis(); d.ID != tt.want || d.Class != tt.class {
+			t.Errorf("%s, %v, %s: found %s of class %s, want %s of class %s", tt.stage, tt.kind, tt.code, d.ID, d.Class, tt.want, tt.class)
+		}
 	}
 }
 

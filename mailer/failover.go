@@ -2,6 +2,8 @@ package mailer
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 )
 
@@ -10,28 +12,59 @@ import (
 func (m *Mailer) submit(ctx context.Context, t *Tenant, s Submission) (Receipt, error) {
 	other := m.failover(t, s)
 	if other == nil {
-		return t.submitChecked(ctx, s.Envelope, s.Content, s.Options)
+		return t.submitChecked(ctx, s.Envelope, s.Content, s.Options, nil)
 	}
-	first := t.Breaker.open()
+	first, probe := t.Breaker.open()
 	if first == nil {
-		r, err := m.try(ctx, t, other, s)
+		r, over, err := m.try(ctx, t, other, s, probe)
 		if err == nil {
 			return r, nil
 		}
-		if first = asError(err); ctx.Err() != nil || !first.cannotSend() {
+		if first = asError(err); !over || ctx.Err() != nil {
 			return Receipt{}, first
 		}
 	}
-	r, err := other.submitChecked(ctx, s.Envelope, s.Content, s.Options)
+	r, err := other.submitChecked(ctx, s.Envelope, s.Content, s.Options, nil)
 	if err == nil {
 		return r, nil
 	}
 	e := asError(err)
-	if e.cannotSend() && first.Kind.Outcome() == Retry {
-		return Receipt{}, first // there is hope
+	switch {
+	case !e.cannotSend():
+		return Receipt{}, e
+	case first.Kind.Outcome() != Retry:
+		return Receipt{}, bothFailed(e, t.Name, first)
 	}
-	return Receipt{}, e
+	return Receipt{}, bothFailed(first, other.Name, e) // there is hope
 }
+
+// bothFailed is e, which also tells what became of another try.
+func bothFailed(e *Error, tenant string, other *Error) *Error {
+	both := *e
+	both.Err = bothError{e.Err, tenant, other}
+	if e.Kind.Outcome() == Retry && other.Kind.Outcome() == Retry {
+		both.RetryAfter = min(e.RetryAfter, other.RetryAfter) // whichever can send first
+	}
+	return &both
+}
+
+// bothError is a cause beside which another tenant's failure is told. For
+// programs it is the cause alone.
+type bothError struct {
+	cause  error
+	tenant string
+	other  *Error
+}
+
+func (e bothError) Error() string {
+	also := fmt.Sprintf("tenant %s cannot send either: %v", e.tenant, e.other)
+	if e.cause == nil {
+		return also
+	}
+	return e.cause.Error() + "; " + also
+}
+
+func (e bothError) Unwrap() error { return e.cause }
 
 // failover returns the tenant that may send a message in place of t; nil for
 // none. What is not for its recipients goes nowhere else, and nothing for
@@ -48,45 +81,58 @@ func (m *Mailer) failover(t *Tenant, s Submission) *Tenant {
 }
 
 // longTry is how long a try must have lasted that is taken for a failure though
-// its caller gave it up.
+// it was given up.
 const longTry = 10 * time.Second
 
-// try sends a message by its own tenant and notes what that says of it.
-func (m *Mailer) try(ctx context.Context, t, other *Tenant, s Submission) (r Receipt, err error) {
-	begin := time.Now()
-	note := t.Breaker.unsure // where a content panics
+// try sends a message by its own tenant and notes what that says of it. Over
+// reports whether, with an error, the other tenant may send the message.
+func (m *Mailer) try(ctx context.Context, t, other *Tenant, s Submission, probe bool) (r Receipt, over bool, err error) {
+	a := &attempt{breaker: t.Breaker, probe: probe}
+	defer a.end()
+	note := func() { t.Breaker.unsure(probe) } // where a content panics
 	defer func() { note() }()
 	// A rest is nothing to wait for when there is another way.
 	if e := t.Limits.paused(); e != nil {
 		err = e
 	} else {
-		r, err = t.submitChecked(ctx, s.Envelope, s.Content, s.Options)
+		r, err = t.submitChecked(ctx, s.Envelope, s.Content, s.Options, a)
+	}
+	if err == nil {
+		note = func() { m.backAgain(t, probe) }
+		return r, false, nil
+	}
+	if down, ok := errors.AsType[downError](err); ok {
+		return Receipt{}, true, down.cause
 	}
 	e := asError(err)
+	slow := e.tooSlow()
 	switch {
-	case err == nil:
-		note = func() { m.backAgain(t) }
-	case e.cannotSend():
-		if ctx.Err() == nil || time.Since(begin) >= longTry {
-			note = func() { m.failedOver(t, other, e) }
+	case e.cannotSend() || slow && e.Stage == StageMail:
+		if a.conclusive(ctx, e) {
+			note = func() { m.failedOver(t, other, e, probe) }
 		}
+		return Receipt{}, true, e
 	case e.Reply.Code != 0: // it speaks of the message
-		note = func() { m.backAgain(t) }
+		note = func() { m.backAgain(t, probe) }
 	}
-	return r, err
+	return Receipt{}, slow, e
 }
 
-func (m *Mailer) failedOver(t, other *Tenant, cause *Error) {
-	if t.Breaker.down(cause) && m.Hooks.FailedOver != nil {
+func (m *Mailer) failedOver(t, other *Tenant, cause *Error, probe bool) {
+	if t.Breaker.down(cause, probe) && m.Hooks.FailedOver != nil {
 		m.Hooks.FailedOver(t.Name, other.Name, cause)
 	}
 }
 
-func (m *Mailer) backAgain(t *Tenant) {
-	if t.Breaker.up() && m.Hooks.BackAgain != nil {
+func (m *Mailer) backAgain(t *Tenant, probe bool) {
+	if t.Breaker.up(probe) && m.Hooks.BackAgain != nil {
 		m.Hooks.BackAgain(t.Name)
 	}
 }
+
+// tooSlow reports whether a try was broken off for the other tenant's sake,
+// before the server could have got the message.
+func (e *Error) tooSlow() bool { return e.Kind == KindTemporary && errors.Is(e, errSlow) }
 
 // cannotSend reports whether a failure shows that no message can go by this
 // tenant at present. One that is about the message, or after which it may have

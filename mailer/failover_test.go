@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -230,11 +232,12 @@ func TestFailoverBothDown(t *testing.T) {
 		first, second func(*Tenant)
 		stage         Stage
 		kind          Kind
+		tells         string
 	}{
-		{"the first may come back", refuse, unauthorized, StageConnect, KindTemporary},
-		{"the second may come back", unauthorized, refuse, StageConnect, KindTemporary},
-		{"both need a person", unauthorized, unauthorized, StageToken, KindUnauthorized},
-		{"the second refuses the message", refuse, rejecting, StageRcpt, KindRejected},
+		{"the first may come back", refuse, unauthorized, StageConnect, KindTemporary, "connection refused; tenant second cannot send either: token 127.0.0.1:25: invalid_grant"},
+		{"the second may come back", unauthorized, refuse, StageConnect, KindTemporary, "connection refused; tenant first cannot send either: token 127.0.0.1:25: invalid_grant"},
+		{"both need a person", unauthorized, unauthorized, StageToken, KindUnauthorized, "invalid_grant; tenant first cannot send either: token"},
+		{"the second refuses the message", refuse, rejecting, StageRcpt, KindRejected, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -243,7 +246,10 @@ func TestFailoverBothDown(t *testing.T) {
 			tt.second(p.second)
 			for range 2 { // the second time the first is known to be down
 				_, err := p.send(t.Context())
-				wantError(t, err, tt.stage, tt.kind)
+				e := wantError(t, err, tt.stage, tt.kind)
+				if told := strings.Contains(e.Error(), tt.tells); !told || tt.tells == "" && strings.Contains(e.Error(), "either") {
+					t.Errorf("%v does not tell %q", e, tt.tells)
+				}
 			}
 		})
 	}
@@ -256,22 +262,154 @@ func rejecting(t *Tenant) {
 	t.Server.Dial = (&mailertest.Script{Answers: map[string][]string{"RCPT": {"550 5.1.1 no"}}}).Dial
 }
 
-// TestFailoverAfterLongTry: a server that says nothing until the caller gives
-// up is down for the next one.
-func TestFailoverAfterLongTry(t *testing.T) {
+// TestFailoverFromSilence: a server that says nothing leaves time for the other
+// tenant, as long as it can't have got the message.
+func TestFailoverFromSilence(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		wait time.Duration
-		by   string
-	}{{time.Second, "first"}, {25 * time.Second, "second"}} {
-		synctest.Test(t, func(t *testing.T) {
-			s := &mailertest.Script{Answers: map[string][]string{mailertest.Greeting: {mailertest.Silent, ""}}}
-			p := newPair(t, s, new(mailertest.Script))
-			ctx, cancel := contextWithin(t, tt.wait)
-			defer cancel()
-			_, err := p.send(ctx)
-			wantError(t, err, StageGreeting, KindTemporary)
-			p.wantServed(t, tt.by)
+		name  string
+		first *mailertest.Script
+		wait  time.Duration // of the caller; zero: as long as it takes
+		by    string        // who sends; nobody where it is unknown
+		after time.Duration
+		down  bool // from then on
+	}{
+		{"greeting", silent(mailertest.Greeting), 45 * time.Second, "second", 15 * time.Second, true},
+		{"EHLO", silent("EHLO"), 45 * time.Second, "second", 15 * time.Second, true},
+		{"MAIL", silent("MAIL"), 45 * time.Second, "second", 15 * time.Second, true},
+		{"patient caller", silent(mailertest.Greeting), 0, "second", 15 * time.Second, true},
+		{"half of the time", silent(mailertest.Greeting), 24 * time.Second, "second", 12 * time.Second, true},
+		{"too soon to tell", silent(mailertest.Greeting), 4 * time.Second, "second", 2 * time.Second, false},
+		// These may be about the recipients.
+		{"RCPT", silent("RCPT"), 45 * time.Second, "second", 15 * time.Second, false},
+		{"DATA", silent("DATA"), 45 * time.Second, "second", 15 * time.Second, false},
+		// From here on it may have the message.
+		{"content", silent(mailertest.Content), 45 * time.Second, "", 10 * time.Minute, false},
+		{"chunk", silent("BDAT", "CHUNKING"), 45 * time.Second, "", 10 * time.Minute, false},
+		{"all at once", silent("BDAT", "CHUNKING", "PIPELINING"), 45 * time.Second, "", 10 * time.Minute, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				second := new(mailertest.Script)
+				p := newPair(t, tt.first, second)
+				ctx := t.Context()
+				if tt.wait > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = contextWithin(t, tt.wait)
+					defer cancel()
+				}
+				begin := time.Now()
+				r, err := p.send(ctx)
+				switch {
+				case r.Tenant != tt.by || time.Since(begin) != tt.after:
+					t.Errorf("sent by %q after %v, %v", r.Tenant, time.Since(begin), err)
+				case tt.by == "":
+					wantError(t, err, StageFinal, KindUnknown)
+				}
+				if cause, _ := p.first.Breaker.Down(); (cause != nil) != tt.down || len(p.told) > 0 != tt.down {
+					t.Errorf("down for %v; told %q", cause, p.told)
+				}
+				if tt.by == "" && second.Sessions() > 0 {
+					t.Error("a message was sent twice")
+				}
+			})
 		})
 	}
+}
+
+func silent(step string, offer ...string) *mailertest.Script {
+	return &mailertest.Script{Offer: offer, Answers: map[string][]string{step: {mailertest.Silent}}}
+}
+
+// TestFailoverWhileWaiting: time spent in waiting for a turn or a connection is
+// not the server's, and who waits when the tenant goes down tries it no more.
+func TestFailoverWhileWaiting(t *testing.T) {
+	t.Parallel()
+	t.Run("turn", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, new(mailertest.Script), new(mailertest.Script))
+			p.first.Limits = &Limiter{Rate: 1, Per: 30 * time.Second}
+			reserve(t, p.first.Limits, 1).Done(taken, nil)
+			ctx, cancel := contextWithin(t, 45*time.Second)
+			defer cancel()
+			begin := time.Now()
+			if r, err := p.send(ctx); r.Tenant != "first" || time.Since(begin) != 30*time.Second {
+				t.Errorf("sent by %q after %v, %v", r.Tenant, time.Since(begin), err)
+			}
+		})
+	})
+	t.Run("connection", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			s := silent(mailertest.Greeting)
+			p := newPair(t, s, new(mailertest.Script))
+			p.first.Pool = &Pool{Max: 1}
+			begin := time.Now()
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					ctx, cancel := contextWithin(t, 45*time.Second)
+					defer cancel()
+					if r, err := p.send(ctx); r.Tenant != "second" {
+						t.Errorf("sent by %q, %v", r.Tenant, err)
+					}
+				})
+			}
+			wg.Wait()
+			if n := s.Sessions(); n != 1 || len(p.told) != 1 || time.Since(begin) != 15*time.Second {
+				t.Errorf("%d tries in %v; told %q", n, time.Since(begin), p.told)
+			}
+			cause, next := p.first.Breaker.Down()
+			if cause == nil || cause.Stage != StageGreeting || time.Until(next) != firstSkip {
+				t.Errorf("down for %v until %v", cause, next)
+			}
+		})
+	})
+}
+
+// TestFailoverAfterThrottledRecipient: a recipient that is throttled is the
+// message's answer; the mailbox rests, and those that follow go elsewhere.
+func TestFailoverAfterThrottledRecipient(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		first := &mailertest.Script{Answers: map[string][]string{"RCPT": {"432 4.3.2 too many", ""}}}
+		p := newPair(t, first, new(mailertest.Script))
+		_, err := p.send(t.Context())
+		wantError(t, err, StageRcpt, KindThrottled)
+		p.wantServed(t, "second")
+		time.Sleep(firstSkip)
+		p.wantServed(t, "first")
+	})
+}
+
+// TestBreakerStraggler: what was under way when a tenant went down decides
+// nothing while another message tries it.
+func TestBreakerStraggler(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b Breaker
+		cause := &Error{Stage: StageConnect, Kind: KindTemporary}
+		if !b.down(cause, false) {
+			t.Error("going down is no news")
+		}
+		time.Sleep(firstSkip)
+		if got, probe := b.open(); got != nil || !probe {
+			t.Fatalf("%v, %v", got, probe)
+		}
+		b.unsure(false)
+		if b.up(false) || b.down(&Error{}, false) {
+			t.Error("a straggler decides")
+		}
+		if got, _ := b.open(); got != cause {
+			t.Errorf("two try it at once: %v", got)
+		}
+		if !b.up(true) {
+			t.Error("the tenant stays down")
+		}
+		if got, next := b.Down(); got != nil || !next.IsZero() {
+			t.Errorf("down for %v until %v", got, next)
+		}
+	})
 }

@@ -319,3 +319,17 @@ func (l *Limiter) paused() *Error {
 	}
 	return l.refuseLocked(now, &turn{deadline: max(now, 1)}, 0)
 }
+
+// Held returns why the mailbox sends nothing at present, and in RetryAfter how
+// long: its server asked for less mail, or the recipients of the day are used
+// up. Nil: it sends, if perhaps slowly.
+func (l *Limiter) Held() *Error {
+	if e := l.paused(); e != nil || l == nil {
+		return e
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.clock()
+	l.expireLocked(now)
+	return l.day.refuse(now, 1)
+}

@@ -208,3 +208,72 @@ func TestThrottle(t *testing.T) {
 		}
 	}
 }
+
+// TestHeld: what is told of a mailbox that sends nothing at present.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		if e := (*Limiter)(nil).Held(); e != nil {
+			t.Errorf("no limits: %v", e)
+		}
+		l := &Limiter{RecipientsPerDay: 2}
+		held := func(code string, within time.Duration) {
+			t.Helper()
+			e := l.Held()
+			if got := e != nil; got != (code != "") || got && (e.Code != code || e.RetryAfter != within || e.Err == nil) {
+				t.Errorf("%+v, want %q for %v", e, code, within)
+			}
+		}
+		held("", 0)
+		reserve(t, l, 1).Done(Receipt{}, slowDown(451, time.Minute))
+		held(codePaused, time.Minute)
+		time.Sleep(time.Minute)
+		held("", 0)
+		reserve(t, l, 1).Done(taken, nil)
+		held("", 0)
+		reserve(t, l, 1).Done(taken, nil)
+		held(codeRecipients, 24*time.Hour+time.Minute)
+		time.Sleep(24*time.Hour + time.Minute)
+		held("", 0)
+	})
+}
+
+// TestWhatRests: the replies after which a mailbox rests, as the documentation
+// has them.
+func TestWhatRests(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		stage Stage
+		reply Reply
+		rests bool
+		pause time.Duration // that the reply itself calls for
+	}{
+		{StageMail, Reply{Code: 432}, true, 0},
+		{StageRcpt, Reply{Code: 432, Enhanced: EnhancedCode{4, 3, 2}}, true, 0},
+		{StageMail, Reply{Code: 421, Enhanced: EnhancedCode{4, 7, 0}}, true, 0},
+		{StageFinal, Reply{Code: 451, Enhanced: EnhancedCode{4, 7, 500}}, true, 0},
+		{StageAuth, Reply{Code: 421}, true, 0},
+		{StageMail, Reply{Code: 450, Enhanced: EnhancedCode{4, 2, 1}}, true, 0},
+		{StageMail, Reply{Code: 452, Text: "rate limit"}, true, 0},
+		{StageAuth, Reply{Code: 454, Text: "Too many login attempts"}, true, 0},
+		{StageFinal, Reply{Code: 550, Enhanced: EnhancedCode{5, 1, 90}, Text: "You have reached your daily limit for message recipients"}, true, time.Hour},
+		{StageFinal, Reply{Code: 554, Enhanced: EnhancedCode{5, 2, 2}, Text: "Submission quota exceeded"}, true, time.Hour},
+		{StageData, Reply{Code: 550, Enhanced: EnhancedCode{5, 4, 5}, Text: "Daily user sending limit exceeded"}, true, time.Hour},
+
+		{StageRcpt, Reply{Code: 452, Text: "rate limit"}, false, 0},
+		{StageRcpt, Reply{Code: 550, Enhanced: EnhancedCode{5, 4, 5}, Text: "Daily user sending limit exceeded"}, false, 0},
+		{StageFinal, Reply{Code: 550, Enhanced: EnhancedCode{5, 1, 90}}, false, 0},
+		{StageMail, Reply{Code: 421}, false, 0},
+		{StageGreeting, Reply{Code: 421, Enhanced: EnhancedCode{4, 3, 2}}, false, 0},
+		{StageMail, Reply{Code: 451, Enhanced: EnhancedCode{4, 3, 0}}, false, 0},
+		{StageRcpt, Reply{Code: 450, Enhanced: EnhancedCode{4, 2, 1}}, false, 0},
+		{StageMail, Reply{Code: 450, Enhanced: EnhancedCode{4, 7, 1}}, false, 0},
+		{StageMail, Reply{Code: 550, Enhanced: EnhancedCode{5, 7, 1}}, false, 0},
+	} {
+		kind, pause := classify(tt.stage, tt.reply)
+		cause := throttle(Receipt{}, &Error{Stage: tt.stage, Kind: kind, Reply: tt.reply})
+		if (cause != nil) != tt.rests || tt.rests && pause != tt.pause {
+			t.Errorf("%s %v: %v for %v", tt.stage, tt.reply, kind, pause)
+		}
+	}
+}

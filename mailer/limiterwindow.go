@@ -7,6 +7,7 @@ import (
 
 // The codes of errors at [StageLimit].
 const (
+	codeBusy       = "mailbox_busy" // all connections are in use
 	codeRate       = "mailbox_rate"
 	codePaused     = "mailbox_paused"
 	codeRecipients = "mailbox_recipients"

@@ -13,8 +13,9 @@ import (
 type Hooks struct {
 	Sent   func(Submission, Receipt, time.Duration)
 	Failed func(Submission, *Error, time.Duration)
-	// FailedOver is told when a tenant can no longer send, why, and who sends in
-	// its place; not for each message that does. BackAgain is told when it can.
+	// FailedOver is told when a tenant can no longer send, why, and to whom its
+	// messages go until it can; not for each of them, nor whether that one can.
+	// BackAgain is told when it can.
 	FailedOver func(from, to string, cause *Error)
 	BackAgain  func(tenant string)
 }
@@ -34,7 +35,10 @@ type Mailer struct {
 // While the tenant cannot send, since nobody can sign in, its server cannot be
 // reached or wants no mail from it for a while, its Failover sends, if that
 // one's sender rules allow it. A message that was refused is not sent again,
-// and neither is one that may have been sent.
+// and neither is one that may have been sent. So that time is left for that one,
+// the tenant has half of what is left of ctx, and 15 s at most, from when it is
+// the message's turn until its content begins. Where neither can send, the error
+// tells why of both.
 //
 // Options.Wait, like the end of ctx, breaks the submission off only as long as
 // no content was written.

@@ -152,7 +152,7 @@ func (p *Pool) lend(ctx context.Context, m *outgoing) (*Conn, *Error) {
 		return c, nil
 	case <-ctx.Done():
 		p.leave(w)
-		return nil, &Error{Stage: StageLimit, Kind: KindThrottled, Err: context.Cause(ctx)}
+		return nil, &Error{Stage: StageLimit, Kind: KindThrottled, Code: codeBusy, Err: context.Cause(ctx)}
 	}
 }
 

@@ -251,8 +251,8 @@ func TestPoolWaitEnds(t *testing.T) {
 		defer cancel()
 		begin := time.Now()
 		_, err := tenant.Submit(ctx, letter, hello, Options{})
-		wantError(t, err, StageLimit, KindThrottled)
-		if !errors.Is(err, gone) || time.Since(begin) != 3*time.Second {
+		e := wantError(t, err, StageLimit, KindThrottled)
+		if !errors.Is(err, gone) || e.Code != codeBusy || time.Since(begin) != 3*time.Second {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
 		wantError(t, <-first, StageMail, KindTemporary)

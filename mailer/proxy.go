@@ -88,9 +88,9 @@ func (d ProxyDialer) DialContext(ctx context.Context, network, addr string) (net
 	}
 	e, ok := errors.AsType[*ProxyError](err)
 	if !ok {
-		e = &ProxyError{Kind: KindTemporary, Code: "proxy_unreachable", Err: err}
+		e = &ProxyError{Kind: KindTemporary, Code: codeProxyNoAnswer, Err: err}
 		if needsAPerson(err) { // its certificate
-			e.Kind, e.Code = KindConfig, "proxy_tls"
+			e.Kind, e.Code = KindConfig, codeProxyTLS
 		}
 	}
 	e.Proxy = d.Proxy.String()
@@ -173,7 +173,7 @@ func proxyRefusal(answer *http.Response, addr string) *ProxyError {
 		e.Kind, e.Code = KindTemporary, codeProxyNoWay
 		do = "it cannot reach " + addr + "; look at the name and port, and at the network behind the proxy"
 	case answer.StatusCode >= 500, answer.StatusCode == http.StatusTooManyRequests:
-		e.Kind, e.Code = KindTemporary, "proxy_trouble"
+		e.Kind, e.Code = KindTemporary, codeProxyTrouble
 		do = "it has trouble of its own, or is overloaded; if it lasts, its administrator has to look"
 	}
 	e.Err = fmt.Errorf("answered %s: %s", printable(answer.Status, 100), do)
@@ -225,11 +225,15 @@ func socksRefusal(err error, addr string) error {
 	return err
 }
 
+// The codes of errors with a proxy. Package diagnosis has a row for each.
 const (
-	codeProxyAuth    = "proxy_authentication"
-	codeProxyForbids = "proxy_forbidden"
-	codeProxyNoWay   = "proxy_no_route" // from it to the server
-	codeNoProxy      = "proxy_wrong_kind"
+	codeProxyAuth     = "proxy_authentication"
+	codeProxyForbids  = "proxy_forbidden"
+	codeProxyNoWay    = "proxy_no_route" // from it to the server
+	codeNoProxy       = "proxy_wrong_kind"
+	codeProxyTrouble  = "proxy_trouble"
+	codeProxyNoAnswer = "proxy_unreachable"
+	codeProxyTLS      = "proxy_tls"
 )
 
 // ProxyError is a connection that a proxy did not make.

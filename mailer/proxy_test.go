@@ -211,6 +211,10 @@ func TestProxyRefusals(t *testing.T) {
 	words := func(refusal byte) func(*testing.T) func(net.Conn) {
 		return func(t *testing.T) func(net.Conn) { return socksProxy(t, 0, refusal) }
 	}
+	rows := map[string]string{
+		"proxy_unreachable": "proxy_unreachable", "proxy_tls": "proxy_tls", "proxy_authentication": "proxy_auth", "proxy_forbidden": "proxy_refused",
+		"proxy_wrong_kind": "proxy_wrong_kind", "proxy_no_route": "proxy_failed", "proxy_trouble": "proxy_failed",
+	}
 	for name, tt := range map[string]struct {
 		scheme string
 		serve  func(*testing.T) func(net.Conn)
@@ -218,25 +222,26 @@ func TestProxyRefusals(t *testing.T) {
 		// nowhere: the proxy's name is not found.
 		nowhere bool
 		want    Kind
+		code    string
 		status  int
 		says    string
 	}{
-		"unknown":            {scheme: "http", nowhere: true, want: KindTemporary, says: "no such host"},
-		"unknown socks":      {scheme: "socks5", nowhere: true, want: KindTemporary, says: "no such host"},
-		"unreachable":        {scheme: "http", want: KindTemporary, says: "connection refused"},
-		"unreachable socks":  {scheme: "socks5", want: KindTemporary, says: "connection refused"},
-		"407":                {scheme: "http", user: "other", serve: func(t *testing.T) func(net.Conn) { return connectProxy(t, 0, 0) }, want: KindConfig, status: 407, says: "user name and password"},
-		"403":                {scheme: "http", serve: answer("HTTP/1.1 403 Forbidden\r\n\r\n"), want: KindConfig, status: 403, says: "its administrator has to allow CONNECT"},
-		"502":                {scheme: "http", serve: answer("HTTP/1.1 502 Bad Gateway\r\n\r\n"), want: KindTemporary, status: 502, says: "cannot reach mail.example.com:587"},
-		"503":                {scheme: "http", serve: answer("HTTP/1.1 503 Service Unavailable\r\n\r\n"), want: KindTemporary, status: 503, says: "trouble of its own"},
-		"405":                {scheme: "http", serve: answer("HTTP/1.1 405 Method Not Allowed\r\n\r\n"), want: KindConfig, status: 405, says: "no proxy for CONNECT"},
-		"control characters": {scheme: "http", serve: answer("HTTP/1.1 403 \x1b[31mred\r\n\r\n"), want: KindConfig, status: 403, says: "answered 403  [31mred:"},
-		"no HTTP":            {scheme: "http", serve: answer("220 mail.example.com ESMTP\r\n"), want: KindConfig, says: "does not speak HTTP"},
-		"hangs up":           {scheme: "http", serve: answer(""), want: KindTemporary, says: "EOF"},
+		"unknown":            {scheme: "http", nowhere: true, want: KindTemporary, code: "proxy_unreachable", says: "no such host"},
+		"unknown socks":      {scheme: "socks5", nowhere: true, want: KindTemporary, code: "proxy_unreachable", says: "no such host"},
+		"unreachable":        {scheme: "http", want: KindTemporary, code: "proxy_unreachable", says: "connection refused"},
+		"unreachable socks":  {scheme: "socks5", want: KindTemporary, code: "proxy_unreachable", says: "connection refused"},
+		"407":                {scheme: "http", user: "other", serve: func(t *testing.T) func(net.Conn) { return connectProxy(t, 0, 0) }, want: KindConfig, code: "proxy_authentication", status: 407, says: "user name and password"},
+		"403":                {scheme: "http", serve: answer("HTTP/1.1 403 Forbidden\r\n\r\n"), want: KindConfig, code: "proxy_forbidden", status: 403, says: "its administrator has to allow CONNECT"},
+		"502":                {scheme: "http", serve: answer("HTTP/1.1 502 Bad Gateway\r\n\r\n"), want: KindTemporary, code: "proxy_no_route", status: 502, says: "cannot reach mail.example.com:587"},
+		"503":                {scheme: "http", serve: answer("HTTP/1.1 503 Service Unavailable\r\n\r\n"), want: KindTemporary, code: "proxy_trouble", status: 503, says: "trouble of its own"},
+		"405":                {scheme: "http", serve: answer("HTTP/1.1 405 Method Not Allowed\r\n\r\n"), want: KindConfig, code: "proxy_wrong_kind", status: 405, says: "no proxy for CONNECT"},
+		"control characters": {scheme: "http", serve: answer("HTTP/1.1 403 \x1b[31mred\r\n\r\n"), want: KindConfig, code: "proxy_forbidden", status: 403, says: "answered 403  [31mred:"},
+		"no HTTP":            {scheme: "http", serve: answer("220 mail.example.com ESMTP\r\n"), want: KindConfig, code: "proxy_wrong_kind", says: "does not speak HTTP"},
+		"hangs up":           {scheme: "http", serve: answer(""), want: KindTemporary, code: "proxy_unreachable", says: "EOF"},
 		"untrusted": {scheme: "https", serve: func(t *testing.T) func(net.Conn) {
 			config, _ := mailertest.NewCertificate(t)
 			return func(nc net.Conn) { _ = tls.Server(nc, config).Handshake() }
-		}, want: KindConfig, says: "unknown authority"},
+		}, want: KindConfig, code: "proxy_tls", says: "unknown authority"},
 		"endless": {scheme: "http", serve: func(*testing.T) func(net.Conn) {
 			return func(nc net.Conn) {
 				_, _ = io.WriteString(nc, "HTTP/1.1 200 OK\r\n")
@@ -246,14 +251,14 @@ func TestProxyRefusals(t *testing.T) {
 					}
 				}
 			}
-		}, want: KindTemporary, says: "EOF"},
-		"socks password":    {scheme: "socks5", user: "other", serve: words(0), want: KindConfig, says: "user name and password"},
-		"socks ruleset":     {scheme: "socks5", serve: words(2), want: KindConfig, says: "its administrator has to allow mail.example.com:587"},
-		"socks unreachable": {scheme: "socks5", serve: words(4), want: KindTemporary, says: "cannot reach mail.example.com:587"},
-		"socks command":     {scheme: "socks5", serve: words(7), want: KindConfig, says: "no proxy for SOCKS5"},
+		}, want: KindTemporary, code: "proxy_unreachable", says: "EOF"},
+		"socks password":    {scheme: "socks5", user: "other", serve: words(0), want: KindConfig, code: "proxy_authentication", says: "user name and password"},
+		"socks ruleset":     {scheme: "socks5", serve: words(2), want: KindConfig, code: "proxy_forbidden", says: "its administrator has to allow mail.example.com:587"},
+		"socks unreachable": {scheme: "socks5", serve: words(4), want: KindTemporary, code: "proxy_no_route", says: "cannot reach mail.example.com:587"},
+		"socks command":     {scheme: "socks5", serve: words(7), want: KindConfig, code: "proxy_wrong_kind", says: "no proxy for SOCKS5"},
 		"no socks": {scheme: "socks5", serve: func(*testing.T) func(net.Conn) {
 			return func(nc net.Conn) { _, _ = io.WriteString(nc, "HTTP/1.1 400\r\n\r\n") }
-		}, want: KindConfig, says: "no proxy for SOCKS5"},
+		}, want: KindConfig, code: "proxy_wrong_kind", says: "no proxy for SOCKS5"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -270,10 +275,10 @@ func TestProxyRefusals(t *testing.T) {
 			}
 			tenant := &Tenant{Server: Server{Host: behindProxy, Port: 587, Proxy: parsedProxy(t, tt.scheme, user, proxyPassword, addr)}}
 			got := tenant.Test(t.Context(), Probe{From: sender})
-			checkBroken(t, got, StageConnect, tt.want, "general.proxy_failed", "proxy "+tt.scheme+"://"+addr, tt.says)
+			checkBroken(t, got, StageConnect, tt.want, "general."+rows[tt.code], "proxy "+tt.scheme+"://"+addr, tt.says)
 			p, ok := errors.AsType[*ProxyError](got.Err.Err)
-			if !ok || p.Status != tt.status {
-				t.Errorf("error %#v, want status %d", got.Err.Err, tt.status)
+			if !ok || p.Status != tt.status || p.Code != tt.code || got.Err.Code != tt.code {
+				t.Errorf("error %#v, want status %d, code %s", got.Err, tt.status, tt.code)
 			}
 			for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 				if text := fmt.Sprintf(verb+" "+verb+" "+verb, tenant.Server, got, p); strings.Contains(text, "canary") {
@@ -293,7 +298,7 @@ func TestProxyHangs(t *testing.T) {
 			addr := serveProxy(t, func(nc net.Conn) { _, _ = io.Copy(io.Discard, nc) })
 			server := Server{Host: behindProxy, Port: 587, Proxy: parsedProxy(t, scheme, proxyUser, proxyPassword, addr), Timeouts: Timeouts{Dial: 200 * time.Millisecond}}
 			err := (&Tenant{Server: server}).SignIn(t.Context(), nil)
-			if e := wantError(t, err, StageConnect, KindTemporary); !strings.Contains(e.Error(), "proxy "+scheme+"://"+addr) {
+			if e := wantError(t, err, StageConnect, KindTemporary); !strings.Contains(e.Error(), "proxy "+scheme+"://"+addr) || e.Diagnosis().ID != "general.proxy_unreachable" {
 				t.Error(e)
 			}
 		})

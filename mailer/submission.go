@@ -45,6 +45,8 @@ type Caller struct {
 	Name string
 	// Addr is the client's address, where there is one.
 	Addr netip.Addr
+	// Request is the entrance's own id of the call, where it has one, for logs.
+	Request string
 }
 
 func (c Caller) String() string { return c.Kind + " " + c.Name }
@@ -127,6 +129,8 @@ type Receipt struct {
 	QueueID string
 	// Server is the host and port that took the message.
 	Server string
+	// Deliver is where the message went in place of its recipients, if it did.
+	Deliver Delivery
 }
 
 // RecipientOutcome is what the mail server said about one recipient.

@@ -48,20 +48,20 @@ func (t *Tenant) Submit(ctx context.Context, env Envelope, content Content, o Op
 	if e := checkSendable(env, content, o); e != nil {
 		return Receipt{}, e
 	}
-	return t.submitChecked(ctx, env, content, o)
+	return t.submitChecked(ctx, env, content, o, nil)
 }
 
 // submitChecked submits what checkSendable has let pass.
-func (t *Tenant) submitChecked(ctx context.Context, env Envelope, content Content, o Options) (Receipt, error) {
+func (t *Tenant) submitChecked(ctx context.Context, env Envelope, content Content, o Options, a *attempt) (Receipt, error) {
 	o.AllRecipients = o.AllRecipients || t.AllRecipients
 	if t.Deliver.Astray() {
 		return t.submitAstray(ctx, env, content, o)
 	}
-	return t.submitLimited(ctx, env, content, o)
+	return t.submitLimited(ctx, env, content, o, a)
 }
 
 // submitLimited submits when it is the message's turn.
-func (t *Tenant) submitLimited(ctx context.Context, env Envelope, content Content, o Options) (r Receipt, err error) {
+func (t *Tenant) submitLimited(ctx context.Context, env Envelope, content Content, o Options, a *attempt) (r Receipt, err error) {
 	slot, e := t.Limits.Reserve(ctx, len(env.To))
 	if e != nil {
 		return Receipt{}, e
@@ -74,11 +74,11 @@ func (t *Tenant) submitLimited(ctx context.Context, env Envelope, content Conten
 			t.Paced(change)
 		}
 	}()
-	return t.submit(ctx, env, content, o)
+	return t.submit(ctx, env, content, o, a)
 }
 
 // submit sends over a connection of the pool, and once more where that was dead.
-func (t *Tenant) submit(ctx context.Context, env Envelope, content Content, o Options) (Receipt, error) {
+func (t *Tenant) submit(ctx context.Context, env Envelope, content Content, o Options, a *attempt) (Receipt, error) {
 	pool := t.Pool
 	if pool == nil {
 		pool = new(Pool)
@@ -86,16 +86,17 @@ func (t *Tenant) submit(ctx context.Context, env Envelope, content Content, o Op
 	}
 	m := &outgoing{env, content, o}
 	for fresh := false; ; fresh = true {
-		c, err := pool.get(ctx, m, t.dial, fresh)
+		c, err := pool.get(ctx, m, a.dialer(t.dial), fresh)
 		if err != nil {
 			return Receipt{}, err
 		}
-		r, dead, e := transactOn(ctx, pool, c, m)
+		bounded := a.bound(ctx)
+		r, dead, e := transactOn(bounded, pool, c, m)
 		switch {
 		case e == nil:
 			r.Tenant = t.Name
 			return r, nil
-		case fresh || ctx.Err() != nil || !dead:
+		case fresh || bounded.Err() != nil || !dead:
 			return Receipt{}, e
 		}
 	}

@@ -16,20 +16,27 @@
 //
 // Of each list one has to fit, and of the objects in "match" one. A match that
 // says nothing of a reply is for where there was none. Rows with "vendors" apply
-// to servers of these only, except where a match has "anywhere": its text or
-// code is unmistakable, whoever passes it on. Of several rows that apply the most
-// specific wins.
+// to servers of these only, except where a match has "anywhere": its text is
+// unmistakable, whoever passes it on. Of several rows that apply the most specific
+// wins.
+//
+// What is passed on may come from a stranger, such as the server of a recipient.
+// So a 5yz reply that slows a mailbox down needs "stages" that speak of the
+// mailbox, which excludes "rcpt", and "enhanced" besides "text".
+//
+// Whether anything sends a message again, and when, depends on the program that
+// sends. So the texts do not promise it; they say what a later try can bring.
 package diagnosis
 
 // Class is what is to become of the message, in the words of the table.
 type Class string
 
-// The classes. That a reply is of class authorization or permanent does not
-// keep one with a 4yz code from being tried again: the server has said so.
+// The classes. After a reply with a 4yz code a later try can succeed even if it
+// is of class authorization or permanent: the server has said so.
 const (
 	Permanent     Class = "permanent"     // for this message, or this set-up
-	Temporary     Class = "temporary"     // it passes; try again
-	Throttle      Class = "throttle"      // try again, and send more slowly
+	Temporary     Class = "temporary"     // it passes; a later try can succeed
+	Throttle      Class = "throttle"      // so too, more slowly
 	Authorization Class = "authorization" // a person has to permit something
 )
 

@@ -146,7 +146,15 @@ func TestFindWithoutReply(t *testing.T) {
 		{"connect", "deadline", "", "general.connection_timed_out"},
 		{"connect", "unreachable", "", "general.unreachable"},
 		{"connect", "other", "", "general.connect_failed"},
-		{"connect", "refused", "proxy", "general.proxy_failed"},
+		{"connect", "refused", "proxy_unreachable", "general.proxy_unreachable"},
+		{"connect", "timeout", "proxy_unreachable", "general.proxy_unreachable"},
+		{"connect", "dns_not_found", "proxy_unreachable", "general.proxy_unreachable"},
+		{"connect", "unknown_authority", "proxy_tls", "general.proxy_tls"},
+		{"connect", "other", "proxy_authentication", "general.proxy_auth"},
+		{"connect", "other", "proxy_forbidden", "general.proxy_refused"},
+		{"connect", "other", "proxy_wrong_kind", "general.proxy_wrong_kind"},
+		{"connect", "other", "proxy_no_route", "general.proxy_failed"},
+		{"connect", "other", "proxy_trouble", "general.proxy_failed"},
 		{"tls", "tls_record", "", "general.not_tls"},
 		{"tls", "unknown_authority", "", "general.unknown_authority"},
 		{"tls", "wrong_name", "", "general.wrong_name"},
@@ -179,7 +187,13 @@ func TestFindWithoutReply(t *testing.T) {
 		{"final", "deadline", "", "general.outcome_unknown"},
 		{"final", "other", "", "general.outcome_unknown"},
 		{"limit", "canceled", "", "general.mailbox_busy"},
+		{"limit", "timeout", "", "general.mailbox_busy"},
+		{"limit", "", "mailbox_busy", "general.mailbox_busy"},
+		{"limit", "timeout", "mailbox_rate", "general.mailbox_rate"},
 		{"limit", "other", "mailbox_paused", "general.mailbox_paused"},
+		{"limit", "timeout", "mailbox_paused", "general.mailbox_paused"},
+		{"limit", "other", "mailbox_recipients", "general.mailbox_day_used_up"},
+		{"limit", "other", "over_recipients_per_day", "general.mailbox_day_too_small"},
 		{"accept", "other", "", "general.invalid_message"},
 		{"", "", "", "general.unknown"},
 		{"", "other", "nonsense", "general.unknown"},
@@ -267,6 +281,110 @@ func TestFindStaysAtHome(t *testing.T) {
 			if !mine && !anywhere {
 				t.Errorf("at a server of %q: %s\n\tfound %s", other, s.line, got.ID)
 			}
+		}
+	}
+}
+
+// TestFindLeavesCodesAtHome: an enhanced code alone does not tell whose server
+// it is, so nobody but the vendor's customers gets the vendor's commands.
+func TestFindLeavesCodesAtHome(t *testing.T) {
+	t.Parallel()
+	for _, r := range table() {
+		for _, m := range r.Match {
+			for _, e := range m.enhanced {
+				for _, stage := range []string{"mail", "rcpt", "final"} {
+					q := Query{Stage: stage, Code: 100*e[0][0] + 50, Enhanced: [3]int{e[0][0], e[1][0], e[2][0]}, Text: "No, thank you."}
+					if d := Find(q); !strings.HasPrefix(d.ID, "general.") {
+						t.Errorf("%s, %d %v: found %s", stage, q.Code, q.Enhanced, d.ID)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestFindSlowsDownForUsOnly: what a stranger's server says, passed on by ours,
+// does not pause a mailbox.
+func TestFindSlowsDownForUsOnly(t *testing.T) {
+	t.Parallel()
+	for _, s := range samples(t) {
+		if s.query.Code < 500 {
+			continue
+		}
+		for _, host := range []Vendor{"", s.query.Vendor} {
+			atRcpt := s.query
+			atRcpt.Vendor, atRcpt.Stage = host, "rcpt"
+			passedOn := s.query
+			passedOn.Vendor, passedOn.Stage, passedOn.Code, passedOn.Enhanced = host, "final", 554, [3]int{5, 0, 0}
+			passedOn.Text = fmt.Sprintf("host mx.example.org[192.0.2.1] said: %d %s", s.query.Code, s.query.Text)
+			for _, q := range []Query{atRcpt, passedOn} {
+				if got := Find(q); got.Class == Throttle || q.Stage == "rcpt" && got.Class == Temporary {
+					t.Errorf("at %q, %s: %d %v %s: found %s", q.Vendor, q.Stage, q.Code, q.Enhanced, q.Text, got.ID)
+				}
+			}
+		}
+	}
+	for _, stage := range []string{"mail", "rcpt", "data", "final"} {
+		for _, text := range []string{
+			"quota exceeded", "Submission quota exceeded", "mailbox quota exceeded", "Daily user sending limit exceeded", "rate limit exceeded",
+			"daily limit exceeded", "tenant external recipient rate limit", "SubmissionQuotaExceeded", "too many messages, slow down",
+		} {
+			for _, enhanced := range [][3]int{{}, {5, 7, 1}, {5, 1, 1}} {
+				if got := Find(Query{Stage: stage, Code: 550, Enhanced: enhanced, Text: text}); got.Class != Permanent && got.Class != Authorization {
+					t.Errorf("%s, %v %s: found %s", stage, enhanced, text, got.ID)
+				}
+			}
+		}
+	}
+	for _, text := range []string{"4.2.2 quota exceeded", "4.2.1 recipient's rate limit exceeded", "please slow down"} {
+		if got := Find(Query{Stage: "rcpt", Code: 450, Text: text}); got.Class != Temporary {
+			t.Errorf("%s: found %s", text, got.ID)
+		}
+	}
+	for _, r := range table() {
+		for _, m := range r.Match {
+			if r.Class != Throttle && r.Class != Temporary || len(m.Codes) == 0 || m.Codes[0][0] != '5' {
+				continue
+			}
+			if len(m.Stages) == 0 || slices.Contains(m.Stages, "rcpt") {
+				t.Errorf("%s: a 5yz reply that leaves hope has stages without rcpt", r.ID)
+			}
+			if r.Class == Throttle && (len(m.Enhanced) == 0 || len(m.Text) == 0) {
+				t.Errorf("%s: a 5yz reply that slows down has an enhanced code and text", r.ID)
+			}
+		}
+	}
+}
+
+// promises say that something sends again, in small letters. Whether it does
+// depends on the program that sends.
+var promises = map[Language][]string{
+	English: {
+		"tried again", "tried later", "is tried", "are tried", "be tried", "retried", "is sent again", "are sent again", "resent", "next try",
+		"goes on by itself", "again by itself", "again by themselves", "sending goes on", "automatically",
+	},
+	Japanese: {"再試行", "自動的に再", "自動で再", "自動的に送", "再開", "再送され", "再送します", "送信を続けます", "次の試行"},
+}
+
+// TestTextsPromiseNothing holds the texts to what is true with an outbox and
+// without one.
+func TestTextsPromiseNothing(t *testing.T) {
+	t.Parallel()
+	for _, d := range All() {
+		for l, phrases := range promises {
+			text := d.In(l)
+			for _, s := range append([]string{text.Meaning}, text.Do...) {
+				for _, phrase := range phrases {
+					if strings.Contains(strings.ToLower(s), phrase) {
+						t.Errorf("%s: %q promises: %s", d.ID, phrase, s)
+					}
+				}
+			}
+		}
+	}
+	for _, phrase := range promises[English] {
+		if strings.Contains(page(), phrase) {
+			t.Errorf("the page promises: %q", phrase)
 		}
 	}
 }
@@ -410,6 +528,7 @@ func TestParse(t *testing.T) {
 		"range backwards":    row(good + `, "match": [{"enhanced": ["5.7.9-1"]}]`),
 		"capitals":           row(good + `, "match": [{"text": ["Denied"]}]`),
 		"text of three":      row(good + `, "match": [{"text": ["bad"]}]`),
+		"code anywhere":      row(good + `, "match": [{"anywhere": true, "enhanced": ["5.7.60"]}]`),
 		"part of one letter": row(good + `, "match": [{"text": ["denied … x"]}]`),
 	} {
 		if _, err := parse([]byte(bad)); err == nil {

@@ -52,7 +52,8 @@ func (s score) above(t score) bool {
 // What a condition that holds is worth: what tells most outweighs all that
 // tells less.
 const (
-	forWords    = 64 // text, status, cause, fault
+	forFault    = 128 // our own word
+	forWords    = 64  // text, status, cause
 	forVendor   = 48
 	forFamily   = 40
 	forEnhanced = 32
@@ -99,7 +100,7 @@ func (m *match) fits(s *subject) (sc score, ok bool) {
 	case !m.fitsCode(s, &sc),
 		!words(m.Stages, s.Stage, forStage),
 		!words(m.Causes, s.cause, forWords),
-		!words(m.Faults, s.Fault, forWords),
+		!words(m.Faults, s.Fault, forFault),
 		!words(m.Status, s.status, forWords),
 		!words(m.Grants, string(s.Grant), forSignIn),
 		!words(m.Mechanisms, strings.ToUpper(s.Mechanism), forSignIn),
@@ -137,9 +138,6 @@ func (m *match) fitsEnhanced(s *subject, sc *score) bool {
 		if e.has(s.Enhanced) {
 			if sc.points += forRange; e.exact() {
 				sc.points += forEnhanced - forRange
-			}
-			if m.Anywhere && len(m.fragments) == 0 { // the code alone is unmistakable
-				sc.points += forWords
 			}
 			return true
 		}

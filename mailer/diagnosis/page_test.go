@@ -36,9 +36,9 @@ func page() string {
 This page is made from the table in ` + "`mailer/diagnosis`" + `, which has the same in Japanese. Correct it there, then run
 ` + "`go test ./mailer/diagnosis -run TestPage -update`" + `.
 
-The class is what is to become of the message: *permanent* (for this message, or this set-up), *temporary* (it is tried again),
-*throttle* (so too, more slowly), *authorization* (a person has to permit something). Whatever the class, a reply with a 4yz code
-is tried again.
+The class is what is to become of the message: *permanent* (for this message, or this set-up), *temporary* (a later try can
+succeed), *throttle* (so too, more slowly), *authorization* (a person has to permit something). Whatever the class, after a reply
+with a 4yz code a later try can succeed. Whether anything makes that try depends on the program that sends.
 `)
 	var parts []string
 	rows := make(map[string][]Diagnosis)

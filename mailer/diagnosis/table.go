@@ -164,6 +164,9 @@ func (m *match) prepare() error {
 		}
 		m.fragments = append(m.fragments, parts)
 	}
+	if m.Anywhere && len(m.Text) == 0 {
+		return errors.New("anywhere: a code alone means something else elsewhere; text is missing")
+	}
 	about := len(m.Codes) + len(m.Enhanced) + len(m.Text)
 	m.silent = about == 0 && len(m.Stages)+len(m.Causes)+len(m.Faults) > 0
 	return nil

@@ -1,0 +1,111 @@
+package caddymodule
+
+import (
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+)
+
+// hooks reports what became of messages. The addresses of recipients stay out of
+// the log.
+func (a *App) hooks() mailer.Hooks {
+	return mailer.Hooks{
+		Sent: a.logSent,
+		Failed: func(s mailer.Submission, e *mailer.Error, took time.Duration) {
+			a.logger.Warn("message not sent", "id", s.ID, "request_id", s.Caller.Request, "tenant", s.Tenant, "caller", s.Caller.String(),
+				"stage", string(e.Stage), "kind", e.Kind.String(), "code", mailProblem(e).code, "server", e.Server,
+				"reply", unnamed(e.Reply.String(), s.Envelope.To), "diagnosis", e.Diagnosis().ID, "cause", cause(e), "duration", took)
+		},
+		FailedOver: func(from, to string, e *mailer.Error) {
+			a.logger.Error("a tenant cannot send; its mail goes to its failover tenant until it can",
+				"tenant", from, "failover", to, "stage", string(e.Stage), "kind", e.Kind.String(), "server", e.Server,
+				"reply", e.Reply.String(), "diagnosis", e.Diagnosis().ID, "cause", cause(e))
+		},
+		BackAgain: func(tenant string) {
+			a.logger.Warn("a tenant can send again, and does", "tenant", tenant)
+		},
+	}
+}
+
+func (a *App) logSent(s mailer.Submission, r mailer.Receipt, took time.Duration) {
+	a.logRefused(s, r)
+	what, about := "message sent", []any{
+		"id", r.ID, "request_id", s.Caller.Request, "tenant", r.Tenant, "caller", s.Caller.String(),
+		"recipients", len(s.Envelope.To), "size", s.Content.Size(), "server", r.Server,
+		"queue_id", r.QueueID, "duration", took,
+	}
+	if r.Deliver.Astray() {
+		what = "message not delivered to its recipients: staging"
+		about = append(about, "deliver", r.Deliver.String())
+	}
+	a.logger.Info(what, about...)
+}
+
+// logRefused tells which recipients of a message the server refused while it
+// took others: how many, each reply once.
+func (a *App) logRefused(s mailer.Submission, r mailer.Receipt) {
+	type refusal struct{ reply, diagnosis string }
+	var order []refusal
+	refused := map[refusal]int{}
+	for _, o := range r.Recipients {
+		if o.Kind == mailer.KindNone {
+			continue
+		}
+		k := refusal{unnamed(o.Reply.String(), s.Envelope.To), o.Diagnosis(r.Server).ID}
+		if refused[k] == 0 {
+			order = append(order, k)
+		}
+		refused[k]++
+	}
+	for _, k := range order {
+		a.logger.Warn("recipients refused; the others get the message", "id", r.ID, "request_id", s.Caller.Request, "tenant", r.Tenant,
+			"refused", refused[k], "server", r.Server, "reply", k.reply, "diagnosis", k.diagnosis)
+	}
+}
+
+// unnamed takes the addresses of recipients out of a server's words.
+func unnamed(text string, to []mailer.Address) string {
+	if !strings.Contains(text, "@") {
+		return text
+	}
+	quoted := make([]string, len(to))
+	for i, a := range to {
+		quoted[i] = regexp.QuoteMeta(a.Mailbox())
+	}
+	names, err := regexp.Compile("(?i)" + strings.Join(quoted, "|"))
+	if err != nil || len(to) == 0 {
+		return text
+	}
+	return names.ReplaceAllLiteralString(text, "(recipient)")
+}
+
+// logPace tells when a mail server slows a mailbox down, and when it is well
+// again.
+func (a *App) logPace(tenant string, c mailer.PaceChange) {
+	if c.Cause == nil {
+		a.logger.Info("the mailbox sends at full speed again", "tenant", tenant, "slow_for", c.Slow)
+		return
+	}
+	a.logger.Warn("the mail server asks for less mail from this mailbox; it rests, and then sends more slowly for a while",
+		"tenant", tenant, "server", c.Cause.Server, "reply", c.Cause.Reply.String(), "diagnosis", c.Cause.Diagnosis().ID, "pause", c.Pause)
+}
+
+// cause is why a message was not sent, unless that was the message: what a
+// caller wrote stays out of the log, but for a sender that it may not use.
+func cause(e *mailer.Error) string {
+	if e.Err == nil || e.Stage == mailer.StageAccept && e.Kind != mailer.KindSender {
+		return ""
+	}
+	return e.Err.Error()
+}
+
+// logTest tells how a connection test ended.
+func (a *App) logTest(v mailer.Verdict, by string) {
+	about := []any{"tenant", v.Tenant, "by", by, "ok", v.Err == nil, "failed_stage", string(v.FailedStage())}
+	if v.Err != nil {
+		about = append(about, "diagnosis", v.Err.Diagnosis().ID, "error", v.Err.Error())
+	}
+	a.logger.Info("connection test", about...)
+}
