@@ -119,6 +119,7 @@ func (a *App) Start() error {
 	if _, err := a.keys(); err != nil {
 		return err
 	}
+	a.holdings.begin()
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel
 	refresher := &tokens.Refresher{

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"crypto/sha256"
 	"strings"
 	"time"
 
@@ -82,15 +83,26 @@ func (b *builder) tenantLimits(at string, s tenantSettings, t *tenant, p *provid
 type mailboxKey struct {
 	account tokens.Account
 	user    string
-	auth    Auth
-	host    string
-	port    int
+	method  string
+	// username is not that of a mailbox where it is no address: it may be one word
+	// for all customers, of whom the password tells one.
+	username string
+	password [sha256.Size]byte
+	host     string
+	port     int
 	// nobody is the tenant that sends where nobody signs in.
 	nobody string
 }
 
 func (t *tenant) mailbox() mailboxKey {
-	return mailboxKey{t.account, strings.ToLower(t.user), t.auth, t.server.Host, t.server.Port, t.nobody()}
+	k := mailboxKey{
+		account: t.account, user: strings.ToLower(t.user), method: t.auth.Method, username: strings.ToLower(t.auth.Username),
+		host: t.server.Host, port: t.server.Port, nobody: t.nobody(),
+	}
+	if !strings.Contains(k.username, "@") {
+		k.password = digest("password", t.auth.Password)
+	}
+	return k
 }
 
 // nobody returns the tenant's name where nobody signs in, which makes it a mailbox of

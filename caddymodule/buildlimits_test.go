@@ -96,7 +96,7 @@ func TestMailboxOutlivesConfiguration(t *testing.T) {
 	}
 	first, before := attach(30)
 	second, after := attach(30)
-	_, changed := attach(31)
+	third, changed := attach(31)
 	a := before.tenants["a"].mail
 	if a.Limits != before.tenants["A"].mail.Limits || a.Breaker != before.tenants["A"].mail.Breaker {
 		t.Error("one mailbox has two limits")
@@ -104,16 +104,115 @@ func TestMailboxOutlivesConfiguration(t *testing.T) {
 	if a.Limits == before.tenants["b"].mail.Limits {
 		t.Error("two mailboxes have one limit")
 	}
-	if a.Limits != after.tenants["a"].mail.Limits || a.Limits == changed.tenants["a"].mail.Limits {
-		t.Error("the limit is not that of the settings")
+	for _, s := range []*snapshot{after, changed} {
+		if a.Limits != s.tenants["a"].mail.Limits || a.Breaker != s.tenants["a"].mail.Breaker {
+			t.Error("the next configuration has forgotten the mailbox")
+		}
 	}
 	if a.Limits.Rate != 30 || a.Limits.Per != time.Minute || a.Limits.Connections != 2 || !a.AllRecipients || a.Deliver.To.Mailbox() != "c@example.com" {
 		t.Errorf("%+v", a.Deliver)
 	}
 	first.holdings.release()
 	second.holdings.release()
+	third.holdings.release()
 	if _, again := attach(30); a.Limits == again.tenants["a"].mail.Limits {
 		t.Error("mailboxes are kept that no configuration has")
+	}
+}
+
+// TestMailboxOutlivesChanges: no change of a tenant's settings forgets what its
+// mailbox has sent; one of its credentials forgets that it could not send.
+func TestMailboxOutlivesChanges(t *testing.T) {
+	attach := func(change func(*Tenant)) *mailer.Tenant {
+		t.Helper()
+		a := &App{logger: slog.New(slog.DiscardHandler)}
+		tenant := Tenant{
+			Server: "changes.example", Auth: Auth{Method: "password", Username: "u@changes.example", Password: "p"}, From: "a@example.com",
+			Rate: Rate{30, caddy.Duration(time.Minute)}, RecipientsPerDay: 1000,
+		}
+		change(&tenant)
+		s := mustBuild(t, settings{tenants: map[string]tenantSettings{"a": {Tenant: tenant}}})
+		t.Cleanup(a.holdings.release)
+		if err := a.attach(s); err != nil {
+			t.Fatal(err)
+		}
+		return s.tenants["a"].mail
+	}
+	before := attach(func(*Tenant) {})
+	word := attach(func(t *Tenant) { t.Auth.Username = "apikey" })
+	for _, tt := range []struct {
+		name                     string
+		change                   func(*Tenant)
+		sameLimiter, sameBreaker bool
+	}{
+		{"nothing", func(*Tenant) {}, true, true},
+		{"max_idle", func(t *Tenant) { t.MaxIdle = caddy.Duration(30 * time.Second) }, true, true},
+		{"max_age", func(t *Tenant) { t.MaxAge = caddy.Duration(5 * time.Minute) }, true, true},
+		{"max_messages", func(t *Tenant) { t.MaxMessages = 50 }, true, true},
+		{"connections", func(t *Tenant) { t.Connections = 3 }, true, true},
+		{"rate", func(t *Tenant) { t.Rate.Messages = 3 }, true, true},
+		{"recipients_per_day", func(t *Tenant) { t.RecipientsPerDay = 3 }, true, true},
+		{"case of the user", func(t *Tenant) { t.Auth.Username = "U@Changes.example" }, true, false},
+		{"password", func(t *Tenant) { t.Auth.Password = "better" }, true, false},
+		{"user", func(t *Tenant) { t.Auth.Username = "v@changes.example" }, false, false},
+		{"server", func(t *Tenant) { t.Server = "other.changes.example" }, false, false},
+	} {
+		after := attach(tt.change)
+		if got := after.Limits == before.Limits; got != tt.sameLimiter {
+			t.Errorf("%s changed: the same limiter: %v", tt.name, got)
+		}
+		if got := after.Breaker == before.Breaker; got != tt.sameBreaker {
+			t.Errorf("%s changed: the same breaker: %v", tt.name, got)
+		}
+	}
+	if other := attach(func(t *Tenant) { t.Auth.Username, t.Auth.Password = "apikey", "another" }); other.Limits == word.Limits {
+		t.Error("two customers of a service have one limit")
+	}
+}
+
+// TestLimitsInForce: those of the newest configuration that has started.
+func TestLimitsInForce(t *testing.T) {
+	key := mailboxKey{host: t.Name()}
+	var l *mailer.Limiter
+	hold := func(rate int) *holdings {
+		t.Helper()
+		h := new(holdings)
+		t.Cleanup(h.release)
+		for range 2 { // tenants
+			got, err := h.limiter(key, limits{rate: rate, window: time.Hour, recipientsPerDay: 10 * rate, connections: rate})
+			if err != nil || l != nil && got != l {
+				t.Fatalf("another limiter, %v", err)
+			}
+			l = got
+		}
+		return h
+	}
+	inForce := func(rate int) {
+		t.Helper()
+		if l.Rate != rate || l.Per != time.Hour || l.RecipientsPerDay != 10*rate || l.Connections != rate {
+			t.Errorf("%d in %v, %d a day, %d connections; want %d", l.Rate, l.Per, l.RecipientsPerDay, l.Connections, rate)
+		}
+	}
+	first := hold(1)
+	inForce(1)
+	first.begin()
+	second := hold(2)
+	inForce(1) // it may fail yet
+	second.release()
+	inForce(1)
+	third := hold(3)
+	third.begin()
+	inForce(3)
+	third.release() // another part of it could not start
+	inForce(1)
+	fourth := hold(4)
+	fourth.begin()
+	first.release() // a reload
+	inForce(4)
+	fourth.release()
+	fourth.release()
+	if n, there := mailboxes.References(key); there {
+		t.Errorf("%d references are left", n)
 	}
 }
 

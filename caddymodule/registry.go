@@ -58,13 +58,17 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 		registration = p.settings.Registration()
 	}
 	server := t.server
-	pool, err := a.holdings.pool(connectionsKey(digest("connections", server.Host, server.Port, server.Security, server.LocalName,
-		t.authorities, t.auth, t.account, strings.ToLower(t.user), t.nobody(), registration, proxyText(server.Proxy), fmt.Sprint(t.limits))), t.limits)
+	way := digest("way", server.Host, server.Port, server.Security, server.LocalName,
+		t.authorities, t.auth, t.account, strings.ToLower(t.user), t.nobody(), registration, proxyText(server.Proxy))
+	pool, err := a.holdings.pool(connectionsKey(digest("connections", way, fmt.Sprint(t.limits))), t.limits)
 	if err != nil {
 		return err
 	}
-	state, err := a.holdings.mailbox(mailboxStateKey(digest("mailbox", server.Host, server.Port, t.auth.Method, t.auth.Username,
-		t.account, strings.ToLower(t.user), t.nobody(), fmt.Sprint(t.limits))), t.limits)
+	breaker, err := a.holdings.breaker(breakerKey(way))
+	if err != nil {
+		return err
+	}
+	limiter, err := a.holdings.limiter(t.mailbox(), t.limits)
 	if err != nil {
 		return err
 	}
@@ -80,8 +84,8 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 		Senders:       t.senders,
 		Pool:          pool,
 		Auth:          t.authenticator(),
-		Limits:        &state.limiter,
-		Breaker:       &state.breaker,
+		Limits:        limiter,
+		Breaker:       breaker,
 		Failover:      t.failover,
 		Deliver:       t.deliver,
 		AllRecipients: t.all,
@@ -156,9 +160,11 @@ func (s *snapshot) account(a tokens.Account) (*tokens.Source, []*tenant, error) 
 }
 
 // drain ends the connections that an account is signed in on: a mail server
-// lets a session go on when its token has ended.
+// lets a session go on when its token has ended. Whether its tenants can send is
+// found out anew.
 func (s *snapshot) drain(a tokens.Account) {
 	for _, t := range s.users[a] {
 		t.mail.Pool.Drain()
+		t.mail.Breaker.Reset()
 	}
 }

@@ -13,14 +13,16 @@ import (
 )
 
 // What outlives a configuration: tokens in memory, connections that are signed
-// in, connections to providers, and what mailboxes have sent. All are passive, they have no goroutine and
-// no logger of a configuration that may be gone. A value is found again by everything that
-// makes it what it is; a changed setting gives a new one.
+// in, connections to providers, whether tenants can send, and what mailboxes have
+// sent. All are passive, they have no goroutine and no logger of a configuration
+// that may be gone. A value is found again by everything that makes it what it is; a
+// changed setting gives a new one.
 var (
 	cells       = caddy.NewUsagePool() // cellKey → *cell
 	connections = caddy.NewUsagePool() // connectionsKey → *warmConnections
 	transports  = caddy.NewUsagePool() // transportKey → warmTransport
-	mailboxes   = caddy.NewUsagePool() // mailboxStateKey → *mailboxState
+	breakers    = caddy.NewUsagePool() // breakerKey → *breaker
+	mailboxes   = caddy.NewUsagePool() // mailboxKey → *mailboxState
 )
 
 // cellKey identifies an account's token: whose it is, who issued it to which
@@ -31,9 +33,9 @@ type cellKey [sha256.Size]byte
 // user, same way of signing in.
 type connectionsKey [sha256.Size]byte
 
-// mailboxStateKey identifies a mailbox at a server, with the limits that it is held
-// to.
-type mailboxStateKey [sha256.Size]byte
+// breakerKey identifies a way to send: as [connectionsKey], however the
+// connections are kept. A password that was put right is another way.
+type breakerKey [sha256.Size]byte
 
 // transportKey identifies interchangeable ways to reach a provider.
 type transportKey [sha256.Size]byte
@@ -43,15 +45,10 @@ type cell struct{ tokens.Cell }
 // Destruct does nothing: a cell holds memory only.
 func (*cell) Destruct() error { return nil }
 
-// mailboxState is what is known of a mailbox: what it has sent of late, and whether
-// it can send.
-type mailboxState struct {
-	limiter mailer.Limiter
-	breaker mailer.Breaker
-}
+type breaker struct{ mailer.Breaker }
 
 // Destruct does nothing: there is memory only.
-func (*mailboxState) Destruct() error { return nil }
+func (*breaker) Destruct() error { return nil }
 
 type warmConnections struct{ *mailer.Pool }
 
@@ -72,7 +69,8 @@ type holdings struct {
 	cells       []cellKey
 	connections []connectionsKey
 	transports  []transportKey
-	mailboxes   []mailboxStateKey
+	breakers    []breakerKey
+	mailboxes   map[mailboxKey]heldMailbox
 }
 
 func (h *holdings) cell(key cellKey) (*tokens.Cell, error) {
@@ -97,17 +95,13 @@ func (h *holdings) pool(key connectionsKey, l limits) (*mailer.Pool, error) {
 	return v.(*warmConnections).Pool, nil
 }
 
-func (h *holdings) mailbox(key mailboxStateKey, l limits) (*mailboxState, error) {
-	v, _, err := mailboxes.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return &mailboxState{limiter: mailer.Limiter{
-			Rate: l.rate, Per: l.window, RecipientsPerDay: l.recipientsPerDay, Connections: l.connections,
-		}}, nil
-	})
+func (h *holdings) breaker(key breakerKey) (*mailer.Breaker, error) {
+	v, _, err := breakers.LoadOrNew(key, func() (caddy.Destructor, error) { return new(breaker), nil })
 	if err != nil {
 		return nil, err
 	}
-	h.mailboxes = append(h.mailboxes, key)
-	return v.(*mailboxState), nil
+	h.breakers = append(h.breakers, key)
+	return &v.(*breaker).Breaker, nil
 }
 
 func (h *holdings) transport(s transportSettings) (http.RoundTripper, error) {
@@ -128,10 +122,14 @@ func (h *holdings) release() {
 	for _, k := range h.transports {
 		_, _ = transports.Delete(k)
 	}
-	for _, k := range h.mailboxes {
+	for _, k := range h.breakers {
+		_, _ = breakers.Delete(k)
+	}
+	for k, m := range h.mailboxes {
+		m.state.withdraw(h)
 		_, _ = mailboxes.Delete(k)
 	}
-	h.connections, h.transports, h.mailboxes = nil, nil, nil
+	h.connections, h.transports, h.breakers, h.mailboxes = nil, nil, nil, nil
 }
 
 // releaseCells gives the cells back. Until nothing is under way in them, another

@@ -6,11 +6,19 @@ import (
 )
 
 const (
-	// warmTimeout bounds one sign-in, and warmAgain is how long one that failed is
-	// not tried again: servers count them.
+	// warmTimeout bounds one sign-in.
 	warmTimeout = 30 * time.Second
-	warmAgain   = 5 * time.Minute
+	// warmAgain is how long one that failed is not tried again, and warmLast when
+	// many did, one after the other: servers count them.
+	warmAgain = 5 * time.Minute
+	warmLast  = time.Hour
 )
+
+// cooling is how a tenant's sign-ins have failed.
+type cooling struct {
+	wait time.Duration // zero: the last one did not
+	next time.Time
+}
 
 // keepWarm has a connection ready for each tenant that wants one.
 func (a *App) keepWarm(ctx context.Context) {
@@ -25,12 +33,20 @@ func (a *App) keepWarm(ctx context.Context) {
 	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	failed := make(map[*tenant]time.Time)
+	failed := make(map[*tenant]cooling)
 	for {
 		for _, t := range cold {
-			if ctx.Err() == nil && time.Since(failed[t]) >= warmAgain && !a.warmUp(ctx, t) {
-				failed[t] = time.Now()
+			c := failed[t]
+			if ctx.Err() != nil || time.Now().Before(c.next) || !t.wantsWarm() {
+				continue
 			}
+			if a.warmUp(ctx, t) {
+				delete(failed, t)
+				continue
+			}
+			c.wait = min(warmLast, max(warmAgain, 2*c.wait))
+			c.next = time.Now().Add(c.wait)
+			failed[t] = c
 		}
 		select {
 		case <-ctx.Done():
@@ -38,6 +54,15 @@ func (a *App) keepWarm(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// wantsWarm reports whether a message would use a connection now: not while its
+// mailbox is to leave the server alone, or the tenant is known to be down.
+func (t *tenant) wantsWarm() bool {
+	if cause, next := t.mail.Breaker.Down(); cause != nil && time.Now().Before(next) {
+		return false
+	}
+	return t.mail.Limits.Held() == nil
 }
 
 // warmUp reports whether a connection is ready. A failure says nothing that the

@@ -48,8 +48,10 @@ func (a *attempt) dialer(dial func(context.Context) (*Conn, error)) func(context
 		return dial
 	}
 	return func(ctx context.Context) (*Conn, error) {
-		if cause, _ := a.breaker.Down(); cause != nil && !a.probe {
-			return nil, downError{cause}
+		if !a.probe {
+			if e := a.breaker.refused(); e != nil {
+				return nil, downError{e}
+			}
 		}
 		return dial(a.bound(ctx))
 	}
@@ -71,8 +73,8 @@ func (a *attempt) end() {
 	}
 }
 
-// downError is why a message did not try its tenant. It is not the cause itself,
-// which is another message's.
-type downError struct{ cause *Error }
+// downError is why a message did not try its tenant. Its refusal says nothing that
+// the breaker does not know.
+type downError struct{ refusal *Error }
 
-func (e downError) Error() string { return "the tenant cannot send at present: " + e.cause.Error() }
+func (e downError) Error() string { return e.refusal.Error() }

@@ -1,6 +1,8 @@
 package mailer
 
 import (
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -11,8 +13,10 @@ import (
 // ready to use. It may be used concurrently and has no goroutine.
 type Breaker struct {
 	mu sync.Mutex
-	// cause is why the tenant cannot send; nil while it can.
+	// cause is why the tenant cannot send, without what concerns the message that
+	// found out; nil while it can.
 	cause  *Error
+	since  time.Time
 	wait   time.Duration
 	until  time.Time // the next try
 	trying bool
@@ -21,10 +25,13 @@ type Breaker struct {
 const (
 	firstSkip = 10 * time.Second
 	lastSkip  = 5 * time.Minute
+	// leastRetry is the least that a message is told to wait.
+	leastRetry = time.Second
 )
 
 // Down returns why the tenant cannot send, and when a message tries it again.
-// Nil: it can, as far as is known.
+// The cause tells nothing of the message that found out: neither its recipients
+// nor the text of a reply to it. Nil: it can, as far as is known.
 func (b *Breaker) Down() (cause *Error, next time.Time) {
 	if b == nil {
 		return nil, time.Time{}
@@ -37,10 +44,48 @@ func (b *Breaker) Down() (cause *Error, next time.Time) {
 	return b.cause, b.until
 }
 
-// open returns why not to try the tenant. Nil: try it, and tell the outcome by
-// one of the methods below. Probe says whether that decides if it is down still;
-// what was under way when it went down proves nothing.
-func (b *Breaker) open() (cause *Error, probe bool) {
+// Reset has the next message try the tenant at once, after somebody did what may
+// have put it right. It is down until that message is sent.
+func (b *Breaker) Reset() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.wait, b.until = 0, time.Time{}
+}
+
+// refused tells a message why it must not try the tenant; nil: it is not known
+// to be down.
+func (b *Breaker) refused() *Error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause == nil {
+		return nil
+	}
+	return b.refusalLocked(time.Now())
+}
+
+func (b *Breaker) refusalLocked(now time.Time) *Error {
+	e := *b.cause
+	e.RetryAfter = max(leastRetry, b.until.Sub(now))
+	what := fmt.Sprintf("this tenant cannot send since %s, and is tried again at %s",
+		b.since.UTC().Format(time.RFC3339), now.Add(e.RetryAfter).UTC().Format(time.RFC3339))
+	if e.Err == nil {
+		e.Err = errors.New(what)
+	} else {
+		e.Err = fmt.Errorf("%s: %w", what, e.Err)
+	}
+	return &e
+}
+
+// open returns why not to try the tenant, for this message. Nil: try it, and tell
+// the outcome by one of the methods below. Probe says whether that decides if it
+// is down still; what was under way when it went down proves nothing.
+func (b *Breaker) open() (refusal *Error, probe bool) {
 	if b == nil {
 		return nil, false
 	}
@@ -49,8 +94,8 @@ func (b *Breaker) open() (cause *Error, probe bool) {
 	if b.cause == nil {
 		return nil, false
 	}
-	if b.trying || time.Now().Before(b.until) {
-		return b.cause, false
+	if now := time.Now(); b.trying || now.Before(b.until) {
+		return b.refusalLocked(now), false
 	}
 	b.trying = true
 	return nil, true
@@ -67,10 +112,27 @@ func (b *Breaker) down(cause *Error, probe bool) bool {
 	if !isNew && !probe {
 		return false
 	}
-	b.cause, b.trying = cause, false
+	now := time.Now()
+	if isNew {
+		b.since = now
+	}
+	b.cause, b.trying = cause.withoutMessage(), false
 	b.wait = min(lastSkip, max(firstSkip, 2*b.wait))
-	b.until = time.Now().Add(b.wait)
+	b.until = now.Add(b.wait)
 	return isNew
+}
+
+// withoutMessage is e without what concerns one message: what the server says
+// from MAIL on may name its recipients or quote it.
+func (e *Error) withoutMessage() *Error {
+	of := *e
+	of.Recipients, of.RetryAfter = nil, 0
+	switch e.Stage {
+	case StageMail, StageRcpt, StageData, StageFinal:
+		of.Reply.Text = ""
+	default:
+	}
+	return &of
 }
 
 // up notes that the tenant can send, and reports whether that is new.

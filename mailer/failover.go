@@ -102,13 +102,13 @@ func (m *Mailer) try(ctx context.Context, t, other *Tenant, s Submission, probe 
 		return r, false, nil
 	}
 	if down, ok := errors.AsType[downError](err); ok {
-		return Receipt{}, true, down.cause
+		return Receipt{}, true, down.refusal
 	}
 	e := asError(err)
 	slow := e.tooSlow()
 	switch {
 	case e.cannotSend() || slow && e.Stage == StageMail:
-		if a.conclusive(ctx, e) {
+		if a.conclusive(ctx, e) && !t.hasRoomForFewer(e) {
 			note = func() { m.failedOver(t, other, e, probe) }
 		}
 		return Receipt{}, true, e
@@ -128,6 +128,12 @@ func (m *Mailer) backAgain(t *Tenant, probe bool) {
 	if t.Breaker.up(probe) && m.Hooks.BackAgain != nil {
 		m.Hooks.BackAgain(t.Name)
 	}
+}
+
+// hasRoomForFewer reports whether a message only had too many recipients for what
+// is left of the mailbox's day: the next one may fit.
+func (t *Tenant) hasRoomForFewer(e *Error) bool {
+	return e.Stage == StageLimit && e.Code == codeRecipients && t.Limits.Held() == nil
 }
 
 // tooSlow reports whether a try was broken off for the other tenant's sake,

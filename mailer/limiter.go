@@ -12,7 +12,7 @@ import (
 // Limiter holds the mail of one mailbox to what its server allows. All tenants
 // that sign in to the mailbox share it. The zero value has no limit and costs
 // nearly nothing; it still slows down when the server asks for that. The
-// exported fields must not change once it is in use. It may be used
+// exported fields are for [Limiter.Set] alone once it is in use. It may be used
 // concurrently, has no goroutine of its own, and its memory is bounded.
 //
 // When a server counts a message is not known, only that it is after the

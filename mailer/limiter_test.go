@@ -404,3 +404,102 @@ func deadOnArrival(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// TestLimiterSet: other limits forget nothing that was counted.
+func TestLimiterSet(t *testing.T) {
+	t.Parallel()
+	t.Run("rate", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := &Limiter{Rate: 3, Per: time.Minute}
+			under := reserve(t, l, 1)
+			reserve(t, l, 1).Done(taken, nil)
+			time.Sleep(10 * time.Second)
+			reserve(t, l, 1).Done(taken, nil)
+			l.Set(4, time.Minute, 0, 0)
+			if n := atOnce(t, l); n != 1 {
+				t.Errorf("%d more of four", n)
+			}
+			l.Set(2, time.Minute, 0, 0) // there are three
+			under.Done(taken, nil)
+			refused(t, l, 1, time.Second, codeRate, time.Minute)
+			l.Set(2, 30*time.Second, 0, 0)
+			refused(t, l, 1, time.Second, codeRate, 30*time.Second)
+			time.Sleep(30 * time.Second)
+			l.Set(2, 5*time.Minute, 0, 0) // these have left
+			if n := atOnce(t, l); n != 2 {
+				t.Errorf("%d of two", n)
+			}
+			l.Set(0, 0, 0, 0)
+			if n := atOnce(t, l); n != 100 || !l.eased.Load() {
+				t.Errorf("%d of any number", n)
+			}
+			l.Set(1, time.Second, 0, 0)
+			if n := atOnce(t, l); n != 1 {
+				t.Errorf("%d of one", n)
+			}
+		})
+	})
+	t.Run("day", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := &Limiter{RecipientsPerDay: 10}
+			reserve(t, l, 6).Done(taken, nil)
+			under := reserve(t, l, 2)
+			l.Set(0, 0, 9, 0)
+			refused(t, l, 2, time.Second, codeRecipients, 24*time.Hour+time.Minute)
+			under.Done(Receipt{}, &Error{Kind: KindTemporary})
+			reserve(t, l, 3).Done(taken, nil)
+			if e := l.Held(); e == nil || e.Code != codeRecipients {
+				t.Errorf("%v", e)
+			}
+			l.Set(0, 0, 20, 0)
+			reserve(t, l, 11).Done(taken, nil)
+		})
+	})
+	t.Run("pause", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := &Limiter{Connections: 4}
+			reserve(t, l, 1).Done(Receipt{}, slowDown(432, time.Hour))
+			l.Set(0, 0, 0, 2)
+			refused(t, l, 1, time.Second, codePaused, time.Hour)
+			if l.trouble.connections != 2 || l.trouble.most != 2 {
+				t.Errorf("%+v", l.trouble)
+			}
+			l.Set(0, 0, 0, 8)
+			if l.trouble.connections != 2 || l.trouble.most != 8 {
+				t.Errorf("%+v", l.trouble)
+			}
+		})
+	})
+	t.Run("who waits", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			l := &Limiter{Rate: 1, Per: time.Hour}
+			reserve(t, l, 1).Done(taken, nil)
+			begin := time.Now()
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() {
+					if _, e := l.Reserve(t.Context(), 1); e != nil || time.Since(begin) != time.Minute {
+						t.Errorf("%v after %v", e, time.Since(begin))
+					}
+				})
+			}
+			time.Sleep(time.Minute)
+			l.Set(3, time.Hour, 0, 0)
+			wg.Wait()
+			wg.Go(func() {
+				ctx, cancel := contextWithin(t, 2*time.Hour)
+				defer cancel()
+				if _, e := l.Reserve(ctx, 1); e == nil || e.Code != codeRate || time.Since(begin) != 2*time.Minute {
+					t.Errorf("%v after %v", e, time.Since(begin))
+				}
+			})
+			time.Sleep(time.Minute)
+			l.Set(3, 12*time.Hour, 0, 0)
+			wg.Wait()
+		})
+	})
+}
