@@ -82,9 +82,14 @@ func (s *oauthSite) admin(method, path string) answer { return s.adminBody(metho
 
 func (s *oauthSite) adminBody(method, path, body string) answer {
 	s.t.Helper()
-	return s.do(method, "/admin"+path, map[string]string{
+	header := map[string]string{
 		"Authorization": "Basic b3BzOm9wcy1wYXNzd29yZA==", "Content-Type": "application/json",
-	}, body)
+	}
+	got := s.do(method, "/admin"+path, header, body)
+	if got.status == 0 { // Caddy drops a connection that comes in the midst of a reload
+		got = s.do(method, "/admin"+path, header, body)
+	}
+	return got
 }
 
 // state is the account's state as the administration tells it.
