@@ -8,9 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
-
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
 // TestLimits: a tenant's own words win over the preset's, which hold for what

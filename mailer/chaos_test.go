@@ -309,8 +309,10 @@ func TestChaos(t *testing.T) {
 			go s.run()
 			pool := &Pool{Max: 3, MaxMessages: 9, MaxIdle: 50 * time.Millisecond, MaxAge: 300 * time.Millisecond}
 			lim := &Limiter{Rate: 1000000, Connections: 3, RecipientsPerDay: 1 << 40}
-			tenant := &Tenant{Name: "x", Pool: pool, Limits: lim, Server: Server{Host: "127.0.0.1", Port: addr.Port, Security: Plaintext,
-				Timeouts: Timeouts{Dial: time.Second, Greeting: time.Second, Command: 300 * time.Millisecond, Block: 300 * time.Millisecond, Final: 500 * time.Millisecond}}}
+			tenant := &Tenant{Name: "x", Pool: pool, Limits: lim, Server: Server{
+				Host: "127.0.0.1", Port: addr.Port, Security: Plaintext,
+				Timeouts: Timeouts{Dial: time.Second, Greeting: time.Second, Command: 300 * time.Millisecond, Block: 300 * time.Millisecond, Final: 500 * time.Millisecond},
+			}}
 			if secure {
 				tenant.Server.Security, tenant.Server.RootCAs, tenant.Server.Sessions = ImplicitTLS, roots, tls.NewLRUClientSessionCache(8)
 				tenant.Server.Host = "127.0.0.1"
