@@ -133,12 +133,12 @@ func samples() []sample {
 	return all
 }
 
-// Messages arrive as they were sent, octet for octet, and mean to others what
-// the application meant.
 // bccField finds what no header may have. The letters alone may stand in a
 // boundary or an id.
 var bccField = regexp.MustCompile(`(?mi)^(resent-)?bcc:`)
 
+// Messages arrive as they were sent, octet for octet, and mean to others what
+// the application meant.
 func TestDelivery(t *testing.T) {
 	t.Parallel()
 	s := Start(t, Options{Servers: []string{onPostfix, onExim, onSMTPServer}, Tapped: true})
