@@ -74,66 +74,68 @@ func FuzzCompose(f *testing.F) {
 	f.Add(strings.Repeat("long ", 150), strings.Repeat("名", 300), strings.Repeat("x", 1200), strings.Repeat("x", 3000), strings.Repeat("名", 100)+".pdf", "From: a@x.jp\r\n\r\nhello\r\n")
 	f.Add("0 0 0 0 0 0  "+strings.Repeat("|", 57), "", "0", "0", "", "0")
 	f.Add("\t=?UTF-8?Q?a?=", "=?ISO-2022-JP?B?GyRCOzNFRBsoQg==?=", "=?UTF-8?Q?a?=", " \r\r\n\x00\x1b", `..\..\a".exe`, "\r")
-	f.Fuzz(func(t *testing.T, subject, name, value, text, filename, data string) {
-		m := &Message{
-			From:        Address{Name: name, Local: "a", Domain: "x.jp"},
-			To:          []Address{{Name: name, Local: "b", Domain: "x.jp"}, {Local: "c", Domain: "x.jp"}},
-			Bcc:         []Address{{Local: "hidden", Domain: "x.jp"}},
-			Subject:     subject,
-			Text:        text,
-			HTML:        text,
-			Headers:     []HeaderField{{"X-Fuzz", value}},
-			Date:        time.Unix(1e9, 0).UTC(),
-			MessageID:   "<id@x.jp>",
-			Attachments: []Attachment{{Filename: filename, Source: Bytes(data)}, {ContentType: "message/rfc822", Source: Bytes(data)}},
-		}
-		content, err := m.Compose()
-		if err != nil {
-			return
-		}
-		out := write(t, content)
-		checkCanonical(t, out)
+	f.Fuzz(checkCompose)
+}
 
-		// The standard library makes one space of those where a line was folded.
-		header, body, _ := strings.Cut(string(out), "\r\n\r\n")
-		header = strings.NewReplacer("\r\n ", " ", "\r\n\t", "\t").Replace(header)
-		msg, err := mail.ReadMessage(strings.NewReader(header + "\r\n\r\n" + body))
-		if err != nil {
-			t.Fatalf("%v\n%s", err, out)
+func checkCompose(t *testing.T, subject, name, value, text, filename, data string) {
+	m := &Message{
+		From:        Address{Name: name, Local: "a", Domain: "x.jp"},
+		To:          []Address{{Name: name, Local: "b", Domain: "x.jp"}, {Local: "c", Domain: "x.jp"}},
+		Bcc:         []Address{{Local: "hidden", Domain: "x.jp"}},
+		Subject:     subject,
+		Text:        text,
+		HTML:        text,
+		Headers:     []HeaderField{{"X-Fuzz", value}},
+		Date:        time.Unix(1e9, 0).UTC(),
+		MessageID:   "<id@x.jp>",
+		Attachments: []Attachment{{Filename: filename, Source: Bytes(data)}, {ContentType: "message/rfc822", Source: Bytes(data)}},
+	}
+	content, err := m.Compose()
+	if err != nil {
+		return
+	}
+	out := write(t, content)
+	checkCanonical(t, out)
+
+	// The standard library makes one space of those where a line was folded.
+	header, body, _ := strings.Cut(string(out), "\r\n\r\n")
+	header = strings.NewReplacer("\r\n ", " ", "\r\n\t", "\t").Replace(header)
+	msg, err := mail.ReadMessage(strings.NewReader(header + "\r\n\r\n" + body))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want := []string{"Date", "From", "To", "Message-Id", "Subject", "X-Fuzz", "Mime-Version", "Content-Type"}
+	for _, k := range want {
+		if len(msg.Header[k]) != 1 {
+			t.Fatalf("%d fields %s\n%s", len(msg.Header[k]), k, out)
 		}
-		want := []string{"Date", "From", "To", "Message-Id", "Subject", "X-Fuzz", "Mime-Version", "Content-Type"}
-		for _, k := range want {
-			if len(msg.Header[k]) != 1 {
-				t.Fatalf("%d fields %s\n%s", len(msg.Header[k]), k, out)
-			}
-		}
-		if len(msg.Header) != len(want) {
-			t.Fatalf("injected fields: %v", msg.Header)
-		}
-		if got, err := new(mime.WordDecoder).DecodeHeader(msg.Header.Get("Subject")); err != nil || got != trimWSP(subject) {
-			t.Fatalf("subject %q read as %q, %v", subject, got, err)
-		}
-		to, err := msg.Header.AddressList("To")
-		if err != nil || len(to) != 2 || to[0].Address != "b@x.jp" || to[1].Address != "c@x.jp" {
-			t.Fatalf("recipients %v, %v", to, err)
-		}
-		_, leaves := readPart(t, msg.Header, msg.Body)
-		want2 := map[string]string{"attachment.eml": data}
-		if !isClean(data) {
-			want2 = map[string]string{"attachment.bin": data}
-		}
-		name1 := cleanFilename(filename)
-		if _, taken := want2[name1]; taken || name1 == "" || strings.HasPrefix(name1, "text/") {
-			return // the parts are told apart by their names
-		}
-		want2[name1] = data
-		if text != "" {
-			want2["text/plain"], want2["text/html"] = lineBreaks.Replace(text), lineBreaks.Replace(text)
-		}
-		if !maps.Equal(leaves, want2) {
-			t.Fatalf("parts %q, want %q\n%s", leaves, want2, out)
-		}
-	})
+	}
+	if len(msg.Header) != len(want) {
+		t.Fatalf("injected fields: %v", msg.Header)
+	}
+	if got, err := new(mime.WordDecoder).DecodeHeader(msg.Header.Get("Subject")); err != nil || got != trimWSP(subject) {
+		t.Fatalf("subject %q read as %q, %v", subject, got, err)
+	}
+	to, err := msg.Header.AddressList("To")
+	if err != nil || len(to) != 2 || to[0].Address != "b@x.jp" || to[1].Address != "c@x.jp" {
+		t.Fatalf("recipients %v, %v", to, err)
+	}
+	_, leaves := readPart(t, msg.Header, msg.Body)
+	want2 := map[string]string{"attachment.eml": data}
+	if !isClean(data) {
+		want2 = map[string]string{"attachment.bin": data}
+	}
+	name1 := cleanFilename(filename)
+	if _, taken := want2[name1]; taken || name1 == "" || strings.HasPrefix(name1, "text/") {
+		return // the parts are told apart by their names
+	}
+	want2[name1] = data
+	if text != "" {
+		want2["text/plain"], want2["text/html"] = lineBreaks.Replace(text), lineBreaks.Replace(text)
+	}
+	if !maps.Equal(leaves, want2) {
+		t.Fatalf("parts %q, want %q\n%s", leaves, want2, out)
+	}
 }
 
 func isClean(s string) bool {

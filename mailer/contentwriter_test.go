@@ -93,43 +93,45 @@ func FuzzContentWriter(f *testing.F) {
 		f.Add([]byte(s), 3, true)
 		f.Add([]byte(s), 1, false)
 	}
-	f.Fuzz(func(t *testing.T, in []byte, size int, lines bool) {
-		wire, err := written(string(in), max(size, 1), lines)
-		if (err == nil) != wasCanonical(string(in)) {
-			t.Fatalf("%q: %v", in, err)
-		}
-		if err != nil {
-			if !lines && !strings.HasPrefix(string(in), wire) {
-				t.Fatalf("%q was written as %q", in, wire)
-			}
-			for _, r := range receivers {
-				if content, _, ok := r.data([]byte(wire)); ok && lines {
-					t.Fatalf("%q, refused: the %s server took %q of %q", in, r.name, content, wire)
-				}
-			}
-			return
-		}
-		if !lines {
-			if wire != string(in) {
-				t.Fatalf("%q was written as %q", in, wire)
-			}
-			return
+	f.Fuzz(checkContentWriter)
+}
+
+func checkContentWriter(t *testing.T, in []byte, size int, lines bool) {
+	wire, err := written(string(in), max(size, 1), lines)
+	if (err == nil) != wasCanonical(string(in)) {
+		t.Fatalf("%q: %v", in, err)
+	}
+	if err != nil {
+		if !lines && !strings.HasPrefix(string(in), wire) {
+			t.Fatalf("%q was written as %q", in, wire)
 		}
 		for _, r := range receivers {
-			content, rest, ok := r.data([]byte(wire + "QUIT\r\n"))
-			if !ok || content != string(in) || string(rest) != "QUIT\r\n" {
-				t.Fatalf("%q: the %s server took %q and left %q", in, r.name, content, rest)
+			if content, _, ok := r.data([]byte(wire)); ok && lines {
+				t.Fatalf("%q, refused: the %s server took %q of %q", in, r.name, content, wire)
 			}
 		}
-		r := textproto.NewReader(bufio.NewReader(strings.NewReader(wire + "QUIT\r\n")))
-		got, err := io.ReadAll(r.DotReader())
-		if err != nil || string(got) != strings.ReplaceAll(string(in), "\r\n", "\n") {
-			t.Fatalf("%q came out as %q, %v", in, got, err)
+		return
+	}
+	if !lines {
+		if wire != string(in) {
+			t.Fatalf("%q was written as %q", in, wire)
 		}
-		if l, _ := r.ReadLine(); l != "QUIT" {
-			t.Fatalf("%q left %q", in, l)
+		return
+	}
+	for _, r := range receivers {
+		content, rest, ok := r.data([]byte(wire + "QUIT\r\n"))
+		if !ok || content != string(in) || string(rest) != "QUIT\r\n" {
+			t.Fatalf("%q: the %s server took %q and left %q", in, r.name, content, rest)
 		}
-	})
+	}
+	r := textproto.NewReader(bufio.NewReader(strings.NewReader(wire + "QUIT\r\n")))
+	got, err := io.ReadAll(r.DotReader())
+	if err != nil || string(got) != strings.ReplaceAll(string(in), "\r\n", "\n") {
+		t.Fatalf("%q came out as %q, %v", in, got, err)
+	}
+	if l, _ := r.ReadLine(); l != "QUIT" {
+		t.Fatalf("%q left %q", in, l)
+	}
 }
 
 // written is all that leaves for content in pieces of size octets, also where it

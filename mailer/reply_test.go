@@ -116,55 +116,57 @@ func FuzzReply(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, wire []byte) {
-		r1 := bufio.NewReader(strings.NewReader(string(wire)))
-		raw, err := readReply(r1)
-		// It matters neither how it comes nor what comes next, and nothing of that
-		// is taken.
-		const next = "250 next\r\n"
-		r2 := bufio.NewReader(iotest.OneByteReader(strings.NewReader(string(wire) + next)))
-		again, err2 := readReply(r2)
-		if err != nil {
-			if errors.Is(err, errMalformedReply) && !errors.Is(err2, errMalformedReply) {
-				t.Fatalf("%v, and octet by octet %v", err, err2)
+	f.Fuzz(checkReply)
+}
+
+func checkReply(t *testing.T, wire []byte) {
+	r1 := bufio.NewReader(strings.NewReader(string(wire)))
+	raw, err := readReply(r1)
+	// It matters neither how it comes nor what comes next, and nothing of that
+	// is taken.
+	const next = "250 next\r\n"
+	r2 := bufio.NewReader(iotest.OneByteReader(strings.NewReader(string(wire) + next)))
+	again, err2 := readReply(r2)
+	if err != nil {
+		if errors.Is(err, errMalformedReply) && !errors.Is(err2, errMalformedReply) {
+			t.Fatalf("%v, and octet by octet %v", err, err2)
+		}
+		return
+	}
+	rest1, _ := io.ReadAll(r1)
+	rest2, _ := io.ReadAll(r2)
+	if err2 != nil || !reflect.DeepEqual(raw, again) || string(rest1)+next != string(rest2) {
+		t.Fatalf("read as %v, leaving %q; octet by octet as %v, %v, leaving %q", raw, rest1, again, err2, rest2)
+	}
+	if taken := strings.TrimSuffix(string(wire), string(rest1)); !strings.HasSuffix(taken, "\n") || strings.Count(taken, "\n") != len(raw.lines) {
+		t.Fatalf("%d lines of %q", len(raw.lines), taken)
+	}
+	for i, l := range strings.SplitAfter(string(wire), "\n")[:len(raw.lines)] {
+		more := i < len(raw.lines)-1
+		if code, err := strconv.Atoi(l[:3]); err != nil || code != raw.code || (len(l) > 3 && l[3] == '-') != more {
+			t.Fatalf("line %q of a reply %d of %d lines", l, raw.code, len(raw.lines))
+		}
+	}
+	if raw.code < 200 || raw.code > 599 || len(raw.lines) == 0 || len(raw.lines) > maxReplyLines {
+		t.Fatalf("code %d, %d lines", raw.code, len(raw.lines))
+	}
+	for _, l := range raw.lines {
+		if len(l) > maxReplyLine || strings.ContainsRune(l, '\n') {
+			t.Fatalf("line %q", l)
+		}
+	}
+	r := raw.reply()
+	if len(r.Text) > maxReplyText || !utf8.ValidString(r.Text) || strings.ContainsFunc(r.Text, unicode.IsControl) {
+		t.Fatalf("text %q", r.Text)
+	}
+	if id := queueID(r); len(id) > 128 || !strings.Contains(r.Text, id) {
+		t.Fatalf("queue id %q of %q", id, r.Text)
+	}
+	if r.Code >= 400 {
+		for _, s := range []Stage{StageGreeting, StageAuth, StageMail, StageRcpt, StageData, StageFinal} {
+			if k, _ := classify(s, r); k == KindNone || k == KindUnknown || k == KindInvalid {
+				t.Fatalf("%s: %v is %v", s, r, k)
 			}
-			return
 		}
-		rest1, _ := io.ReadAll(r1)
-		rest2, _ := io.ReadAll(r2)
-		if err2 != nil || !reflect.DeepEqual(raw, again) || string(rest1)+next != string(rest2) {
-			t.Fatalf("read as %v, leaving %q; octet by octet as %v, %v, leaving %q", raw, rest1, again, err2, rest2)
-		}
-		if taken := strings.TrimSuffix(string(wire), string(rest1)); !strings.HasSuffix(taken, "\n") || strings.Count(taken, "\n") != len(raw.lines) {
-			t.Fatalf("%d lines of %q", len(raw.lines), taken)
-		}
-		for i, l := range strings.SplitAfter(string(wire), "\n")[:len(raw.lines)] {
-			more := i < len(raw.lines)-1
-			if code, err := strconv.Atoi(l[:3]); err != nil || code != raw.code || (len(l) > 3 && l[3] == '-') != more {
-				t.Fatalf("line %q of a reply %d of %d lines", l, raw.code, len(raw.lines))
-			}
-		}
-		if raw.code < 200 || raw.code > 599 || len(raw.lines) == 0 || len(raw.lines) > maxReplyLines {
-			t.Fatalf("code %d, %d lines", raw.code, len(raw.lines))
-		}
-		for _, l := range raw.lines {
-			if len(l) > maxReplyLine || strings.ContainsRune(l, '\n') {
-				t.Fatalf("line %q", l)
-			}
-		}
-		r := raw.reply()
-		if len(r.Text) > maxReplyText || !utf8.ValidString(r.Text) || strings.ContainsFunc(r.Text, unicode.IsControl) {
-			t.Fatalf("text %q", r.Text)
-		}
-		if id := queueID(r); len(id) > 128 || !strings.Contains(r.Text, id) {
-			t.Fatalf("queue id %q of %q", id, r.Text)
-		}
-		if r.Code >= 400 {
-			for _, s := range []Stage{StageGreeting, StageAuth, StageMail, StageRcpt, StageData, StageFinal} {
-				if k, _ := classify(s, r); k == KindNone || k == KindUnknown || k == KindInvalid {
-					t.Fatalf("%s: %v is %v", s, r, k)
-				}
-			}
-		}
-	})
+	}
 }
