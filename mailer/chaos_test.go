@@ -138,8 +138,6 @@ func (s *chaosServer) serve(c net.Conn) {
 				fmt.Fprint(w, "450 4.3.0 later\r\n")
 			case mis(0.03): // no good-bye
 				fmt.Fprint(w, "451 4.4.2 verification timed out\r\n")
-			case mis(0.03): // no good-bye either
-				fmt.Fprint(w, "421 4.3.2 no such server now\r\n")
 			default:
 				to = append(to, line[9:strings.IndexByte(line, '>')])
 				fmt.Fprint(w, "250 2.1.5 ok\r\n")

@@ -43,6 +43,7 @@ type transaction struct {
 	taken int    // recipients that were taken
 	first *Error // the first refusal
 	bye   *Error // the refusal with which the server said good-bye
+	last  int    // the command that it was said to
 }
 
 // plan makes a transaction of a message. It says nothing yet.
@@ -181,10 +182,16 @@ func (t *transaction) lost(e *Error) *Error {
 	switch {
 	case t.first != nil && t.first.Stage == StageMail:
 		return t.first // servers lose patience with what travels behind it
-	case t.bye != nil:
+	case t.left():
 		return t.bye
 	}
 	return e
+}
+
+// left reports whether the server's good-bye is the last that was heard. In a
+// single flight one that went on may have come to the content.
+func (t *transaction) left() bool {
+	return t.bye != nil && (!t.single || t.heard == t.last+1)
 }
 
 // hearReset hears the reply to RSET. A connection on which that does not work is
@@ -237,7 +244,7 @@ func (t *transaction) take(stage Stage, rcpt int, reply Reply) *Error {
 		t.first = e
 	}
 	if t.c.leaving && t.bye == nil {
-		t.bye = e // a server that goes on all the same may take the message yet
+		t.bye, t.last = e, t.heard // a server that goes on all the same may take the message yet
 	}
 	if t.c.broken {
 		return e

@@ -288,7 +288,7 @@ func (t *transaction) verdict(ctx context.Context) (Reply, *Error) {
 			_ = c.refused(StageFinal, reply) // it may say good-bye
 		}
 		return Reply{}, refusal
-	case e != nil && t.bye != nil && t.single: // it went before the content's turn came
+	case e != nil && t.single && t.left(): // it went before the content's turn came
 		c.begun = false
 		return Reply{}, t.bye
 	case e != nil:
