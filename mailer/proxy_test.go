@@ -22,24 +22,11 @@ import (
 // the test ends, and returns its address.
 func serveProxy(t *testing.T, serve func(nc net.Conn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer nc.Close()
-				serve(nc)
-			}()
-		}
-	}()
-	return l.Addr().String()
+	host, port := mailertest.Listen(t, func(nc net.Conn) {
+		defer nc.Close()
+		serve(nc)
+	})
+	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // join carries octets both ways until one side ends.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"testing"
 )
 
 // service is what a session is about: a [Script], a [Sink] or a [Vendor].
@@ -217,32 +216,4 @@ func (d *dialogue) hello() string {
 // reply250 makes a reply of several lines.
 func reply250(lines []string) string {
 	return "250-" + strings.Join(lines[:len(lines)-1], "\n250-") + "\n250 " + lines[len(lines)-1]
-}
-
-// dial begins a session in memory. The client's writes wait until they are
-// read, so that a server that reads nothing is noticed; the server's do not.
-func dial(serve func(net.Conn)) net.Conn {
-	client, server := newPipe(newWay(0, 0), newWay(0, unbounded))
-	go serve(server)
-	return client
-}
-
-// listen serves connections on loopback TCP until the test ends.
-func listen(t testing.TB, serve func(net.Conn)) (host string, port int) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serve(nc)
-		}
-	}()
-	return "127.0.0.1", l.Addr().(*net.TCPAddr).Port
 }

@@ -23,7 +23,7 @@ func Pipe(delay time.Duration) (client, server net.Conn) {
 // connection up takes no longer than without it.
 func DelayProxy(t testing.TB, target string, delay time.Duration) (addr string) {
 	t.Helper()
-	host, port := listen(t, func(nc net.Conn) {
+	host, port := Listen(t, func(nc net.Conn) {
 		far, err := net.Dial("tcp", target)
 		if err != nil {
 			nc.Close()

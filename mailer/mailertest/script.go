@@ -62,7 +62,7 @@ func (s *Script) Dial(context.Context, string, string) (net.Conn, error) { retur
 // Listen serves sessions on loopback TCP until the test ends.
 func (s *Script) Listen(t testing.TB) (host string, port int) {
 	t.Helper()
-	return listen(t, s.Serve)
+	return Listen(t, s.Serve)
 }
 
 // Serve runs a session and closes nc at its end.

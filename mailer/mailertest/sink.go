@@ -37,7 +37,7 @@ func (s *Sink) Dial(context.Context, string, string) (net.Conn, error) { return 
 // Listen serves sessions on loopback TCP until the test ends.
 func (s *Sink) Listen(t testing.TB) (host string, port int) {
 	t.Helper()
-	return listen(t, s.Serve)
+	return Listen(t, s.Serve)
 }
 
 // Serve runs a session and closes nc at its end.

@@ -77,7 +77,7 @@ func (v *Vendor) Dial(context.Context, string, string) (net.Conn, error) { retur
 // Listen serves sessions on loopback TCP until the test ends.
 func (v *Vendor) Listen(t testing.TB) (host string, port int) {
 	t.Helper()
-	return listen(t, v.Serve)
+	return Listen(t, v.Serve)
 }
 
 // Serve runs a session and closes nc at its end.

@@ -174,23 +174,13 @@ func TestVendorRefusals(t *testing.T) {
 	}
 
 	v = Exchange()
-	v.Refuses = func(step, _ string) string {
-		if step == "MAIL" {
-			return ExchangeBusy
-		}
-		return ""
-	}
+	v.Refuses = refuse("MAIL", ExchangeBusy)
 	c = signIn(t, v, ann)
 	c.ask("MAIL FROM:<ann@example.com>", "451 4.7.500 Server busy")
 	c.ask("RCPT TO:<b@example.net>", "503 ")
 
 	v = Gmail()
-	v.Refuses = func(step, _ string) string {
-		if step == "RCPT" {
-			return GmailBusy
-		}
-		return ""
-	}
+	v.Refuses = refuse("RCPT", GmailBusy)
 	c = signIn(t, v, ann)
 	c.ask("MAIL FROM:<ann@example.com>", "250 ")
 	c.ask("RCPT TO:<b@example.net>", "421 4.3.0 ")
@@ -304,4 +294,14 @@ func TestVendorExpiry(t *testing.T) {
 		c.ask("MAIL FROM:<ann@example.com>", "421 4.7.0 Session expired")
 		c.want("EOF")
 	})
+}
+
+// refuse refuses at one step.
+func refuse(at, reply string) func(step, line string) string {
+	return func(step, _ string) string {
+		if step == at {
+			return reply
+		}
+		return ""
+	}
 }
