@@ -67,7 +67,7 @@ func (t *Tenant) Test(ctx context.Context, p Probe) Verdict {
 	s.Timeouts.Command = min(s.Timeouts.Command, testAnswer)
 
 	r := &testRun{tenant: t, probe: p, left: s.stages(), round: 1}
-	err := s.try(WithTrace(ctx, func(st Step) {
+	err := s.try(withTrace(ctx, func(st Step) {
 		if st.Stage == StageGreeting {
 			s.explainSilence(ctx, st.Err)
 		}

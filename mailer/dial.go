@@ -204,7 +204,7 @@ func (c *Conn) dialAny(ctx context.Context) *Error {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 		if !c.server.Proxy.IsZero() {
-			dial = ProxyDialer{c.server.Proxy, c.server.RootCAs}.DialContext
+			dial = proxyDialer{c.server.Proxy, c.server.RootCAs}.DialContext
 		}
 	}
 	var err error

@@ -69,9 +69,9 @@ func (p Proxy) addr() string {
 	return net.JoinHostPort(p.url.Hostname(), port)
 }
 
-// ProxyDialer dials through a proxy, which must not be zero. It may be used
+// proxyDialer dials through a proxy, which must not be zero. It may be used
 // concurrently.
-type ProxyDialer struct {
+type proxyDialer struct {
 	Proxy Proxy
 	// RootCAs verify the certificate of a proxy that is spoken to by TLS; nil
 	// means those of the system.
@@ -81,7 +81,7 @@ type ProxyDialer struct {
 // DialContext returns a connection to addr, host:port, that the proxy made. The
 // end of ctx breaks it off as long as it is not there. The error is a
 // [*ProxyError].
-func (d ProxyDialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+func (d proxyDialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	nc, err := d.dial(ctx, network, addr)
 	if err == nil {
 		return nc, nil
@@ -97,7 +97,7 @@ func (d ProxyDialer) DialContext(ctx context.Context, network, addr string) (net
 	return nil, e
 }
 
-func (d ProxyDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+func (d proxyDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if strings.HasPrefix(d.Proxy.url.Scheme, "socks5") {
 		return d.socks(ctx, network, addr)
 	}
@@ -121,7 +121,7 @@ func (d ProxyDialer) dial(ctx context.Context, network, addr string) (net.Conn, 
 const maxProxyAnswer = 64 << 10
 
 // connect makes a tunnel out of a connection to the proxy.
-func (d ProxyDialer) connect(ctx context.Context, nc net.Conn, addr string) (net.Conn, error) {
+func (d proxyDialer) connect(ctx context.Context, nc net.Conn, addr string) (net.Conn, error) {
 	raw := nc
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
@@ -182,7 +182,7 @@ func proxyRefusal(answer *http.Response, addr string) *ProxyError {
 
 // socks dials through SOCKS5, with user name and password (RFC 1929) where
 // there are some.
-func (d ProxyDialer) socks(ctx context.Context, network, addr string) (net.Conn, error) {
+func (d proxyDialer) socks(ctx context.Context, network, addr string) (net.Conn, error) {
 	var auth *proxy.Auth
 	if user := d.Proxy.url.User; user != nil {
 		password, _ := user.Password()

@@ -20,7 +20,7 @@ func TestSessions(t *testing.T) {
 	server := Server{Host: host, Port: port, RootCAs: roots, Sessions: tls.NewLRUClientSessionCache(8)}
 	signIn := func(s Server) (*TLSFacts, error) {
 		var tls *TLSFacts
-		err := (&Tenant{Server: s}).SignIn(WithTrace(t.Context(), func(st Step) {
+		err := (&Tenant{Server: s}).SignIn(withTrace(t.Context(), func(st Step) {
 			if st.Stage == StageTLS {
 				tls = st.Facts.TLS
 			}

@@ -88,10 +88,10 @@ type TLSFacts struct {
 	Chain []string `json:"chain,omitempty"`
 }
 
-// WithTrace returns a context whose sessions with servers tell report about each
+// withTrace returns a context whose sessions with servers tell report about each
 // of their stages when it ends, up to the sign-in. Report is called on the
 // goroutine that does the work.
-func WithTrace(ctx context.Context, report func(Step)) context.Context {
+func withTrace(ctx context.Context, report func(Step)) context.Context {
 	return context.WithValue(ctx, traceKey{}, report)
 }
 
