@@ -149,7 +149,7 @@ func TestIntentsOfMany(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if notes == 0 || notes > 500/10 {
+		if notes == 0 || notes > 500/5 { // four at a time without any notice would be 125 at best
 			t.Errorf("%d writes to note 500 refreshes", notes)
 		}
 	})

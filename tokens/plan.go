@@ -170,6 +170,38 @@ func (p *plan) setLocked(i int, t turn) {
 	t.s.place = int32(i + 1)
 }
 
+// attach has a plan look after the source, from a time on.
+func (s *Source) attach(p *plan, at int64) {
+	c := s.cell
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.plan != nil {
+		return // it is another's
+	}
+	s.plan, s.nextView = p, c.views
+	c.views = s
+	s.queued = true // the times that they begin at are spaced already
+	p.put(s, at)
+}
+
+// detach ends that.
+func (s *Source) detach(p *plan) {
+	c := s.cell
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.plan != p {
+		return
+	}
+	for at := &c.views; *at != nil; at = &(*at).nextView {
+		if *at == s {
+			*at = s.nextView
+			break
+		}
+	}
+	p.remove(s)
+	s.plan, s.nextView = nil, nil
+}
+
 // line spaces out what many may want at once.
 type line struct {
 	every time.Duration

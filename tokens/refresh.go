@@ -233,32 +233,6 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 	return nil
 }
 
-// cuttable reports whether a refresh that is cut short may cost the grant.
-func (s *Source) cuttable() bool {
-	return s.client.provider.Rotation != RotationNone && !s.unattended()
-}
-
-// announceTries are the waits between tries to note a refresh. After them it is
-// put off while the old token lasts, and then made without.
-var announceTries = []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond}
-
-// announce notes durably that a refresh token is about to be presented.
-func (s *Source) announce(t *Token) (err error) {
-	for _, wait := range announceTries {
-		time.Sleep(wait)
-		if err = s.store.intents.present(s.intent(t)); err == nil {
-			return nil
-		}
-	}
-	s.log().Warn("a refresh could not be noted beforehand; it is put off while the old token lasts, but if two instances make it then, or one ends in it, a person may have to sign in again; check the storage",
-		"error", err)
-	return err
-}
-
-func (s *Source) intent(t *Token) intent {
-	return intent{Account: s.account, Generation: t.Generation, At: s.now().UTC()}
-}
-
 // refreshFailed keeps what a failed refresh has shown.
 func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Error, took time.Duration) *Error {
 	stored, err := s.store.Load(ctx, s.account)
