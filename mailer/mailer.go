@@ -25,12 +25,78 @@ type Hooks struct {
 type Mailer struct {
 	// Lookup finds the settings of a tenant.
 	Lookup func(name string) (*Tenant, bool)
-	Hooks  Hooks
+	// Outbox takes all messages that may be sent. Nil: they are submitted at once,
+	// and options that need an outbox are refused.
+	Outbox Outbox
+	// Hooks are told of messages that do not come into the outbox.
+	Hooks Hooks
 }
 
-// Send checks a submission, applies the sender rules of its tenant and
-// submits it at once. Options that need an outbox are refused. The error is an
-// [*Error].
+// Outbox keeps messages until they are sent.
+type Outbox interface {
+	// Send accepts a message durably and waits for what becomes of it, as long as
+	// ctx and Options.Wait allow. Its receipt tells whether it was sent. With an
+	// error, it is not in the outbox, or will not be sent. The error is an [*Error].
+	Send(ctx context.Context, s Submission) (Receipt, error)
+}
+
+// Send checks a submission, applies the sender rules of its tenant and hands it to
+// the outbox or, without one, to Deliver. The error is an [*Error].
+//
+// Options.Wait, like the end of ctx, breaks a submission without an outbox off only
+// as long as no content was written.
+func (m *Mailer) Send(ctx context.Context, s Submission) (Receipt, error) {
+	begin := time.Now()
+	if e := m.admit(s); e != nil {
+		return Receipt{}, m.failed(s, e, begin)
+	}
+	if m.Outbox != nil {
+		return m.Outbox.Send(ctx, s)
+	}
+	if s.Options.Wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.Options.Wait)
+		defer cancel()
+	}
+	r, err := m.Deliver(ctx, s)
+	if err != nil {
+		return Receipt{}, m.failed(s, asError(err), begin)
+	}
+	if m.Hooks.Sent != nil {
+		m.Hooks.Sent(s, r, time.Since(begin))
+	}
+	return r, nil
+}
+
+func (m *Mailer) failed(s Submission, e *Error, begin time.Time) *Error {
+	if m.Hooks.Failed != nil {
+		m.Hooks.Failed(s, e, time.Since(begin))
+	}
+	return e
+}
+
+// admit reports why a submission is not accepted.
+func (m *Mailer) admit(s Submission) *Error {
+	if e := s.check(m.Outbox != nil); e != nil {
+		return e
+	}
+	t, e := m.tenant(s.Tenant)
+	if e != nil {
+		return e
+	}
+	return t.mayUse(s)
+}
+
+func (m *Mailer) tenant(name string) (*Tenant, *Error) {
+	t, ok := m.Lookup(name)
+	if !ok {
+		return nil, &Error{Stage: StageAccept, Kind: KindConfig, Field: "tenant", Err: fmt.Errorf("unknown tenant %q", name)}
+	}
+	return t, nil
+}
+
+// Deliver submits a message at once, by its tenant, whose sender rules it applies.
+// The error is an [*Error].
 //
 // While the tenant cannot send, since nobody can sign in, its server cannot be
 // reached or wants no mail from it for a while, its Failover sends, if that
@@ -40,44 +106,21 @@ type Mailer struct {
 // the message's turn until its content begins. Where neither can send, the error
 // tells why of both.
 //
-// Options.Wait, like the end of ctx, breaks the submission off only as long as
-// no content was written.
-func (m *Mailer) Send(ctx context.Context, s Submission) (Receipt, error) {
-	begin := time.Now()
-	r, err := m.send(ctx, s)
-	took := time.Since(begin)
-	if err != nil {
-		e := asError(err)
-		if m.Hooks.Failed != nil {
-			m.Hooks.Failed(s, e, took)
-		}
+// The end of ctx breaks the submission off only as long as no content was written.
+func (m *Mailer) Deliver(ctx context.Context, s Submission) (Receipt, error) {
+	t, e := m.tenant(s.Tenant)
+	if e == nil {
+		e = t.mayUse(s)
+	}
+	if e == nil {
+		e = checkSendable(s.Envelope, s.Content, s.Options)
+	}
+	if e != nil {
 		return Receipt{}, e
-	}
-	if m.Hooks.Sent != nil {
-		m.Hooks.Sent(s, r, took)
-	}
-	return r, nil
-}
-
-func (m *Mailer) send(ctx context.Context, s Submission) (Receipt, error) {
-	if e := s.check(); e != nil {
-		return Receipt{}, e
-	}
-	t, ok := m.Lookup(s.Tenant)
-	if !ok {
-		return Receipt{}, &Error{Stage: StageAccept, Kind: KindConfig, Field: "tenant", Err: fmt.Errorf("unknown tenant %q", s.Tenant)}
-	}
-	if e := t.mayUse(s); e != nil {
-		return Receipt{}, e
-	}
-	if s.Options.Wait > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.Options.Wait)
-		defer cancel()
 	}
 	r, err := m.submit(ctx, t, s)
 	if err != nil {
-		return Receipt{}, err
+		return Receipt{}, asError(err)
 	}
 	r.ID, r.MessageID = s.ID, s.MessageID
 	return r, nil
@@ -85,7 +128,7 @@ func (m *Mailer) send(ctx context.Context, s Submission) (Receipt, error) {
 
 // check reports what is missing from a submission, or wanted of it that only
 // an outbox can do.
-func (s Submission) check() *Error {
+func (s Submission) check(outbox bool) *Error {
 	bad := func(code, field, what string) *Error {
 		return &Error{Stage: StageAccept, Kind: KindInvalid, Code: code, Field: field, Err: errors.New(what)}
 	}
@@ -94,7 +137,7 @@ func (s Submission) check() *Error {
 		return bad("no_id", "id", "no id")
 	case s.MessageID == "":
 		return bad("no_message_id", "message_id", "no message id")
-	case s.Options.Async || !s.Options.At.IsZero():
+	case !outbox && (s.Options.Async || !s.Options.At.IsZero()):
 		return bad("outbox_required", "", "sending later needs an outbox")
 	}
 	return checkSendable(s.Envelope, s.Content, s.Options)

@@ -70,6 +70,9 @@ type Options struct {
 	// IdempotencyKey makes a repeated submission of one caller count once.
 	// Needs an outbox.
 	IdempotencyKey string
+	// Fingerprint is a digest of what the caller wanted sent, with an
+	// IdempotencyKey: the same key with another one is refused.
+	Fingerprint []byte
 }
 
 // DSN says which delivery status notifications are wanted (RFC 3461). The zero
@@ -131,6 +134,14 @@ type Receipt struct {
 	Server string
 	// Deliver is where the message went in place of its recipients, if it did.
 	Deliver Delivery
+	// Cause is why the message was not sent yet, where that is known, with
+	// StatusQueued and StatusScheduled.
+	Cause *Error
+	// Due is when it is tried next, with StatusQueued and StatusScheduled.
+	Due time.Time
+	// Replayed is set when the message was accepted before, with the same
+	// Options.IdempotencyKey.
+	Replayed bool
 }
 
 // RecipientOutcome is what the mail server said about one recipient.
