@@ -242,6 +242,25 @@ func (f *fixture) mustToken(s *Source) string {
 	return token
 }
 
+// presentedOnce reports refresh tokens that came to the server twice.
+func (f *fixture) presentedOnce() {
+	f.t.Helper()
+	if n := f.server.Reused(); n != 0 {
+		f.t.Errorf("%d refresh tokens were presented twice", n)
+	}
+}
+
+// unsaved refreshes an expired token while the storage takes no writes, which it
+// goes on doing: the new one, good for 12 hours, is in memory only.
+func (f *fixture) unsaved() (s *Source, token string) {
+	f.t.Helper()
+	f.server.Life = 12 * time.Hour
+	f.expired()
+	s = f.source()
+	f.storage.Fail(tokenstest.OpStore, -1, nil)
+	return s, f.mustToken(s)
+}
+
 // mustFail asks for an access token, which must fail as given.
 func (f *fixture) mustFail(s *Source, kind Kind) *Error {
 	f.t.Helper()

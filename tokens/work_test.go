@@ -149,11 +149,7 @@ func TestEndStoresTheUnsaved(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				f := setUp(t)
-				f.server.Life = 12 * time.Hour
-				f.expired()
-				s := f.source()
-				f.storage.Fail(tokenstest.OpStore, -1, nil)
-				f.mustToken(s)
+				s, _ := f.unsaved()
 				stop := f.run(s)
 				time.Sleep(30 * time.Minute)
 				if mended {
