@@ -116,15 +116,15 @@ func (b *Breaker) down(cause *Error, probe bool) bool {
 	if isNew {
 		b.since = now
 	}
-	b.cause, b.trying = cause.withoutMessage(), false
+	b.cause, b.trying = cause.WithoutMessage(), false
 	b.wait = min(lastSkip, max(firstSkip, 2*b.wait))
 	b.until = now.Add(b.wait)
 	return isNew
 }
 
-// withoutMessage is e without what concerns one message: what the server says
+// WithoutMessage returns e without what concerns one message: what the server says
 // from MAIL on may name its recipients or quote it.
-func (e *Error) withoutMessage() *Error {
+func (e *Error) WithoutMessage() *Error {
 	of := *e
 	of.Recipients, of.RetryAfter = nil, 0
 	switch e.Stage {

@@ -30,7 +30,7 @@ func (m *Mailer) submit(ctx context.Context, t *Tenant, s Submission) (Receipt, 
 	}
 	e := asError(err)
 	switch {
-	case !e.cannotSend():
+	case !e.CannotSend():
 		return Receipt{}, e
 	case first.Kind.Outcome() != Retry:
 		return Receipt{}, bothFailed(e, t.Name, first)
@@ -107,7 +107,7 @@ func (m *Mailer) try(ctx context.Context, t, other *Tenant, s Submission, probe 
 	e := asError(err)
 	slow := e.tooSlow()
 	switch {
-	case e.cannotSend() || slow && e.Stage == StageMail:
+	case e.CannotSend() || slow && e.Stage == StageMail:
 		if a.conclusive(ctx, e) && !t.hasRoomForFewer(e) {
 			note = func() { m.failedOver(t, other, e, probe) }
 		}
@@ -140,10 +140,10 @@ func (t *Tenant) hasRoomForFewer(e *Error) bool {
 // before the server could have got the message.
 func (e *Error) tooSlow() bool { return e.Kind == KindTemporary && errors.Is(e, errSlow) }
 
-// cannotSend reports whether a failure shows that no message can go by this
-// tenant at present. One that is about the message, or after which it may have
-// been sent, does not.
-func (e *Error) cannotSend() bool {
+// CannotSend reports whether a failure shows that no message can go by its tenant
+// at present. One that is about the message, or after which it may have been sent,
+// does not.
+func (e *Error) CannotSend() bool {
 	switch e.Kind {
 	case KindUnauthorized:
 		return true

@@ -86,6 +86,11 @@ func (l *Limiter) clock() time.Duration { return time.Since(l.began) }
 // at once where the wait would outlast ctx, or the day's recipients are used
 // up. The reservation is given back by Done. A nil Limiter reserves nothing.
 func (l *Limiter) Reserve(ctx context.Context, recipients int) (*Reservation, *Error) {
+	return l.reserve(ctx, recipients, 0)
+}
+
+// reserve also fails where it would wait longer than patience, if that is not zero.
+func (l *Limiter) reserve(ctx context.Context, recipients int, patience time.Duration) (*Reservation, *Error) {
 	if l == nil {
 		return nil, nil //nolint:nilnil // a nil Reservation is one, too
 	}
@@ -93,7 +98,7 @@ func (l *Limiter) Reserve(ctx context.Context, recipients int) (*Reservation, *E
 	if l.eased.Load() {
 		return &l.free, nil
 	}
-	t, e := l.enter(ctx, recipients)
+	t, e := l.enter(ctx, recipients, patience)
 	if e != nil {
 		return nil, e
 	}
@@ -106,7 +111,7 @@ func (l *Limiter) Reserve(ctx context.Context, recipients int) (*Reservation, *E
 }
 
 // enter takes a turn, or the last place among those that wait for one.
-func (l *Limiter) enter(ctx context.Context, recipients int) (*turn, *Error) {
+func (l *Limiter) enter(ctx context.Context, recipients int, patience time.Duration) (*turn, *Error) {
 	t := &turn{recipients: recipients, done: make(chan struct{})}
 	if at, ok := ctx.Deadline(); ok {
 		t.deadline = max(at.Sub(l.began), 1)
@@ -114,6 +119,9 @@ func (l *Limiter) enter(ctx context.Context, recipients int) (*turn, *Error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock()
+	if last := now + patience; patience > 0 && (t.deadline == 0 || last < t.deadline) {
+		t.deadline = last
+	}
 	if ctx.Err() != nil {
 		return nil, l.tooLate(ctx, now, 0)
 	}

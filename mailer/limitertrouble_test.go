@@ -54,7 +54,7 @@ func TestTrouble(t *testing.T) {
 				t.Fatalf("%+v", change)
 			}
 			refused(t, l, 1, time.Second, codePaused, change.Pause)
-			if e := l.paused(); e == nil || e.RetryAfter != change.Pause || !e.cannotSend() {
+			if e := l.paused(); e == nil || e.RetryAfter != change.Pause || !e.CannotSend() {
 				t.Fatalf("%v", e)
 			}
 			begin := time.Now()

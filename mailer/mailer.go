@@ -106,7 +106,9 @@ func (m *Mailer) tenant(name string) (*Tenant, *Error) {
 // the message's turn until its content begins. Where neither can send, the error
 // tells why of both.
 //
-// The end of ctx breaks the submission off only as long as no content was written.
+// A message that would wait longer than Options.Wait for the mailbox's turn fails at
+// once, unless that is zero. The end of ctx breaks the submission off only as long as
+// no content was written.
 func (m *Mailer) Deliver(ctx context.Context, s Submission) (Receipt, error) {
 	t, e := m.tenant(s.Tenant)
 	if e == nil {

@@ -62,7 +62,7 @@ func (t *Tenant) submitChecked(ctx context.Context, env Envelope, content Conten
 
 // submitLimited submits when it is the message's turn.
 func (t *Tenant) submitLimited(ctx context.Context, env Envelope, content Content, o Options, a *attempt) (r Receipt, err error) {
-	slot, e := t.Limits.Reserve(ctx, len(env.To))
+	slot, e := t.Limits.reserve(ctx, len(env.To), o.Wait)
 	if e != nil {
 		return Receipt{}, e
 	}

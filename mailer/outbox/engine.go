@@ -74,7 +74,8 @@ type Handler interface {
 	Deliver(ctx context.Context, m *Message, c mailer.Content) Outcome
 
 	// Interrupted decides about a message that was being sent when its process ended.
-	// Nobody knows whether it was sent. The outcome is Retry or Hold.
+	// Nobody knows whether it was sent. The outcome is Retry or Hold. It may change m, as
+	// Deliver may.
 	Interrupted(m *Message) Outcome
 
 	// Window is how many messages of a tenant may be handed out at once, at least 1.
@@ -92,12 +93,13 @@ const (
 	Hold                 // it may have been sent; a person decides
 )
 
-// Outcome is the result of a try.
+// Outcome is the result of a try. By it the engine sets State and Due of the message.
 type Outcome struct {
 	Verdict Verdict
 	// At is when a message with the verdict Retry is due. The zero time is now.
 	At time.Time
-	// Lane, if set, is the new state of the message's lane.
+	// Lane, if set, is the new state of the message's lane, unless an operator has
+	// paused it.
 	Lane *Lane
 }
 

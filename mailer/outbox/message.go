@@ -61,6 +61,8 @@ type Message struct {
 	// Due is when the message is tried next, with StateScheduled and StateQueued.
 	Due      time.Time `json:"due,omitzero"`
 	Attempts int       `json:"attempts"`
+	// Doubts counts the tries whose reply was lost.
+	Doubts int `json:"doubts,omitempty"`
 	// Failure is why the last try failed.
 	Failure *Failure `json:"failure,omitempty"`
 	// Delivery is how it was sent.
