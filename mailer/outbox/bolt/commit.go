@@ -1,0 +1,325 @@
+package bolt
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	bbolt "go.etcd.io/bbolt"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
+)
+
+// calmTime is how long the engine waits with its own business after a failure.
+const calmTime = time.Second
+
+// longestSleep is when the clock is looked at, which somebody may have set.
+const longestSleep = time.Minute
+
+// batch is a transaction under way.
+type batch struct {
+	e   *Engine
+	now time.Time
+
+	messages, contents, index, lanes *bbolt.Bucket
+
+	dirty   bool
+	err     error // why it cannot be committed
+	counts  map[counter]int
+	files   int64
+	grown   int64 // octets of what was accepted in it
+	touched []*lane
+
+	afterwards []func() // when it is durable
+	undoings   []func() // when it is not
+	launched   []string // ids of messages that are to be handed out
+}
+
+func (b *batch) after(f func()) { b.afterwards = append(b.afterwards, f) }
+func (b *batch) undo(f func())  { b.undoings = append(b.undoings, f) }
+
+func (b *batch) set(to *bbolt.Bucket, k, v []byte) {
+	b.dirty = true
+	if b.err == nil {
+		b.err = to.Put(k, v)
+	}
+}
+
+func (b *batch) remove(from *bbolt.Bucket, k []byte) {
+	b.dirty = true
+	if b.err == nil {
+		b.err = from.Delete(k)
+	}
+}
+
+// commits stores what waits, until the queue is closed.
+func (e *Engine) commits() {
+	defer close(e.ended)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-e.queue.wake:
+		case <-timer.C:
+		}
+		ops, last := e.queue.take()
+		e.step(ops)
+		if last {
+			if e.calm = (time.Time{}); len(e.stuck) > 0 {
+				e.step(nil)
+			}
+			if n := len(e.stuck); n > 0 {
+				e.log().Error("the outbox is closed, and the outcomes of messages could not be recorded: these messages may be sent twice", "messages", n)
+			}
+			return
+		}
+		if next := e.next(); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(min(time.Until(next), longestSleep))
+		}
+	}
+}
+
+// next is when something is to be done without being asked.
+func (e *Engine) next() time.Time {
+	next := e.lanes.next()
+	if !e.forget.IsZero() && (next.IsZero() || e.forget.Before(next)) {
+		next = e.forget
+	}
+	if (len(e.stuck) > 0 || e.db == nil) && (next.IsZero() || e.calm.Before(next)) {
+		next = e.calm
+	}
+	return next
+}
+
+// step stores ops, or tells each why not.
+func (e *Engine) step(ops []*op) {
+	defer e.checkStopped()
+	now := time.Now()
+	for _, o := range ops {
+		if o.arrive != nil {
+			o.arrive()
+		}
+	}
+	if len(e.stuck) > 0 && !now.Before(e.calm) {
+		ops = append(e.stuck, ops...)
+		e.stuck = nil
+	}
+	if e.db == nil {
+		if err := e.openDatabase(false); err != nil {
+			e.fail(ops, err, now)
+			return
+		}
+		e.log().Info("the outbox could be opened again")
+	}
+	if ops = e.admit(ops, now); len(ops) > 0 || e.due(now) {
+		e.store(ops, now)
+	}
+}
+
+// due reports whether there may be something to do without an op.
+func (e *Engine) due(now time.Time) bool {
+	next := e.next()
+	return len(e.repairs) > 0 || e.forget.IsZero() || (!next.IsZero() && !next.After(now))
+}
+
+// admit refuses what takes space while only the room for outcomes is left.
+func (e *Engine) admit(ops []*op, now time.Time) []*op {
+	if !e.reserved && !now.Before(e.retryAt) {
+		e.reserved = e.makeReserve() == nil
+		e.retryAt = now.Add(calmTime)
+	}
+	if e.reserved {
+		return ops
+	}
+	return refuse(ops, fmt.Errorf("%w: there is no space on the disk", outbox.ErrFull))
+}
+
+// refuse gives an error to accepts and returns the rest.
+func refuse(ops []*op, err error) []*op {
+	return slices.DeleteFunc(slices.Clone(ops), func(o *op) bool {
+		if o.accept {
+			o.finish(err)
+		}
+		return o.accept
+	})
+}
+
+// store commits ops and whatever is due.
+func (e *Engine) store(ops []*op, now time.Time) {
+	err := e.transact(ops, now)
+	if isFull(err) {
+		e.log().Warn("the disk of the outbox is full: no message is accepted until there is space", "folder", e.folder)
+		ops = refuse(ops, fmt.Errorf("%w: %w", outbox.ErrFull, err))
+		e.dropReserve(now)
+		err = e.transact(ops, now)
+	}
+	if err == nil {
+		return
+	}
+	e.fail(ops, err, now)
+	if isFull(err) {
+		return
+	}
+	// What is on the disk now is not known. A flush that failed is never tried again:
+	// the second one would succeed and tell nothing.
+	e.log().Error("the outbox could not be written to: it is opened again", "folder", e.folder, "error", err)
+	e.mu.Lock()
+	_ = e.db.Close()
+	e.db = nil
+	e.mu.Unlock()
+	if err := e.openDatabase(false); err != nil {
+		e.log().Error("the outbox could not be opened again: look after the disk", "error", err)
+	}
+}
+
+// fail gives an error to all ops but those that are kept.
+func (e *Engine) fail(ops []*op, err error, now time.Time) {
+	e.calm = now.Add(calmTime)
+	e.lanes.calm(e.calm)
+	if isFull(err) {
+		err = fmt.Errorf("%w: %w", outbox.ErrFull, err)
+	} else {
+		err = fmt.Errorf("storing in the outbox: %w", err)
+	}
+	for _, o := range ops {
+		if o.keep {
+			e.stuck = append(e.stuck, o)
+			continue
+		}
+		o.finish(err)
+	}
+}
+
+// isFull reports whether there is no space. Some errors of bbolt are texts only.
+func isFull(err error) bool {
+	if err == nil {
+		return false
+	}
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		if errors.Is(err, full) || strings.Contains(err.Error(), full.Error()) {
+			return true
+		}
+	}
+	return false
+}
+
+// transact makes one transaction of ops and of whatever is due.
+func (e *Engine) transact(ops []*op, now time.Time) error {
+	tx, err := e.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	b := &batch{
+		e: e, now: now, counts: map[counter]int{},
+		messages: tx.Bucket(bucketMessages), contents: tx.Bucket(bucketContents),
+		index: tx.Bucket(bucketIndex), lanes: tx.Bucket(bucketLanes),
+	}
+	b.messages.FillPercent, b.contents.FillPercent = 0.9, 0.9 // ids grow
+	e.used.Store(inUse(tx) + number(b.index.Get(keyFiles)))
+	b.repair()
+	for _, o := range ops {
+		o.err = o.apply(b)
+	}
+	b.sweep()
+	b.fill()
+	b.storeCounts()
+	switch err = b.err; {
+	case err != nil:
+	case b.dirty:
+		tx.DB().NoFreelistSync = tx.DB().Stats().FreePageN > e.maxFreeList
+		err = e.commit(tx)
+	}
+	_ = tx.Rollback() // it may have ended already
+	if err != nil {
+		for _, undo := range slices.Backward(b.undoings) {
+			undo()
+		}
+		if !isFull(err) {
+			e.doubt(ops, b.launched)
+		}
+		return err
+	}
+	for _, f := range b.afterwards {
+		f()
+	}
+	for _, o := range ops {
+		o.finish(o.err)
+	}
+	return nil
+}
+
+// doubt notes what may be on the disk although the commit failed.
+func (e *Engine) doubt(ops []*op, launched []string) {
+	for _, o := range ops {
+		if o.accept {
+			e.repairs = append(e.repairs, repair{o.id, true})
+		}
+	}
+	for _, id := range launched {
+		e.repairs = append(e.repairs, repair{id, false})
+	}
+}
+
+// repair is a message whose record is in doubt.
+type repair struct {
+	id       string
+	accepted bool // whoever brought it was told that it is not accepted
+}
+
+// repair puts right what a failed commit may have left.
+func (b *batch) repair() {
+	for _, r := range b.e.repairs {
+		old, sealed, err := b.get(r.id)
+		switch {
+		case err != nil || b.e.flights[r.id] != nil:
+		case r.accepted:
+			b.put(r.id, old, nil, nil)
+		case old.state == outbox.StateSending: // it was never handed out
+			now := *old
+			now.state, now.sweep = outbox.StateQueued, time.Time{}
+			if m, _, err := b.e.open(r.id, b.messages.Get([]byte(r.id))); err == nil {
+				now.sweep = m.Expires
+			}
+			b.put(r.id, old, &now, sealed)
+			b.touch(b.lane(now.tenant))
+		}
+	}
+	if len(b.e.repairs) > 0 {
+		b.after(func() { b.e.repairs = nil })
+	}
+}
+
+// maxForget is how many messages are dropped in a transaction.
+const maxForget = 128
+
+// sweep drops final messages whose time has come.
+func (b *batch) sweep() {
+	for range maxForget {
+		at, id, ok := b.first(forgetPrefix())
+		if !ok {
+			b.e.forget = b.now.Add(24 * time.Hour)
+			return
+		}
+		b.e.forget = at
+		if at.After(b.now) {
+			return
+		}
+		old, _, err := b.get(id)
+		if err != nil || !old.state.Final() {
+			b.dangling(append(appendTime(forgetPrefix(), at), id...))
+			continue
+		}
+		b.put(id, old, nil, nil)
+	}
+}
+
+// dangling removes a key of the index that leads nowhere.
+func (b *batch) dangling(key []byte) {
+	b.e.log().Error("the index of the outbox has an entry for nothing; it is removed", "kind", string(key[:1]))
+	b.remove(b.index, key)
+}

@@ -1,0 +1,103 @@
+package bolt
+
+import "sync"
+
+// op is a change that waits to be stored.
+type op struct {
+	// apply makes the change, or says why it makes none. It may be called again where
+	// the transaction failed.
+	apply func(*batch) error
+	// arrive, if set, is called once before, even where nothing can be stored.
+	arrive func()
+	// accept marks what takes space that others can do without.
+	accept bool
+	// keep marks what is tried until it is stored.
+	keep bool
+	id   string // of the message, with accept
+	size int    // octets in memory
+	err  error
+	done chan error // nil: nobody waits
+}
+
+func (o *op) finish(err error) {
+	if o.done != nil {
+		o.done <- err
+	}
+}
+
+// A transaction takes so much, or more where one op alone is.
+const (
+	maxBatch      = 1024
+	maxBatchBytes = 16 << 20
+)
+
+// queue is where changes wait for the goroutine that commits.
+type queue struct {
+	wake chan struct{} // has an entry when there is something to do
+
+	mu      sync.Mutex
+	waiting []*op
+	closed  bool
+}
+
+func newQueue() queue { return queue{wake: make(chan struct{}, 1)} }
+
+func (q *queue) stir() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// add reports whether the op will be done.
+func (q *queue) add(o *op) bool {
+	q.mu.Lock()
+	closed := q.closed
+	if !closed {
+		q.waiting = append(q.waiting, o)
+	}
+	q.mu.Unlock()
+	q.stir()
+	return !closed
+}
+
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.stir()
+}
+
+func (q *queue) isClosed() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
+// take returns what goes into one transaction, and whether it was the last.
+func (q *queue) take() (ops []*op, last bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, bytes := 0, 0
+	for n < len(q.waiting) && n < maxBatch && (n == 0 || bytes < maxBatchBytes) {
+		bytes += q.waiting[n].size
+		n++
+	}
+	ops = q.waiting[:n:n]
+	q.waiting = q.waiting[n:]
+	if len(q.waiting) == 0 {
+		q.waiting = nil
+		return ops, q.closed
+	}
+	q.stir()
+	return ops, false
+}
+
+// do has an op done and waits for that.
+func (e *Engine) do(o *op) error {
+	o.done = make(chan error, 1)
+	if !e.queue.add(o) {
+		return errClosed
+	}
+	return <-o.done
+}
