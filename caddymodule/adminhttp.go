@@ -8,6 +8,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -36,9 +37,10 @@ type adminRequest struct {
 	*http.Request
 	// by is who is calling.
 	by string
-	// provider and user name an account, and tenant a tenant, where the path does.
-	provider, user, tenant string
-	body                   []byte
+	// provider and user name an account, tenant a tenant and id a message, where the
+	// path does.
+	provider, user, tenant, id string
+	body                       []byte
 }
 
 // settings reads the body, which may have the given fields and no others. An
@@ -57,7 +59,10 @@ func (r *adminRequest) settings(known fields) error {
 }
 
 // adminRoutes are the calls of the administration.
-var adminRoutes = routes[*adminCall]{
+var adminRoutes = slices.Concat(settingsRoutes, outboxRoutes)
+
+// settingsRoutes are those about what is configured, and about sign-ins.
+var settingsRoutes = routes[*adminCall]{
 	{http.MethodGet, "/providers", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
 		return http.StatusOK, map[string]any{"providers": a.providers()}, nil
 	}}},
@@ -147,7 +152,7 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.", nil)
 		return nil
 	}
-	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"]}
+	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"], id: params["id"]}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		if err := crossOrigin.Check(r); err != nil {
 			adminProblem(w, r, http.StatusForbidden, "The request comes from another site's page and was refused.", nil)
@@ -174,8 +179,12 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 		h.adminFailed(w, r, err)
 		return nil
 	}
-	if rs, ok := answer.(records); ok {
-		writeRecords(w, rs)
+	switch v := answer.(type) {
+	case records:
+		writeRecords(w, v)
+		return nil
+	case eml:
+		writeEML(w, v)
 		return nil
 	}
 	writeJSON(w, "application/json", status, answer)

@@ -2,11 +2,11 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"encoding/json"
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -42,6 +42,17 @@ type App struct {
 	// accounts and else `on_use`.
 	Refresh string `json:"refresh,omitempty"`
 
+	// What keeps messages until they are sent: `bbolt`, in a folder of this machine;
+	// another engine that is built in; or `off`. Default: `bbolt`.
+	OutboxRaw json.RawMessage `json:"outbox,omitempty" caddy:"namespace=oauth_mail.outbox inline_key=engine"`
+
+	// How long the outbox remembers messages that were sent, with the
+	// Idempotency-Keys of all, and canceled ones. Default: 24 hours.
+	KeepSent caddy.Duration `json:"keep_sent,omitempty"`
+
+	// How long the outbox keeps messages that could not be sent. Default: 7 days.
+	KeepFailed caddy.Duration `json:"keep_failed,omitempty"`
+
 	// The authorization servers, by name.
 	Providers map[string]*Provider `json:"providers,omitempty"`
 
@@ -60,9 +71,15 @@ type App struct {
 	flow          *tokens.Flow
 	registry      registry
 	mailer        *mailer.Mailer
-	guard         *guard
-	memory        budget
-	holdings      holdings
+	// engine is the module of the outbox; nil without one.
+	engine     outboxEngine
+	engineName string
+	// full is set while the outbox takes no messages.
+	full     atomic.Bool
+	events   *eventQueue
+	guard    *guard
+	memory   budget
+	holdings holdings
 	// condition is what is known of the storage.
 	condition condition
 	// pools are the connections that the app's tenants use.
@@ -88,6 +105,12 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Slogger()
 	a.storage = ctx.Storage()
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
+	if err := a.loadOutbox(ctx); err != nil {
+		return err
+	}
 	keys, err := a.keyRing()
 	if err != nil {
 		return err
@@ -109,14 +132,23 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.Providers, a.Tenants = nil, nil
 	a.flow = &tokens.Flow{Store: a.store, Keys: keys, Verify: a.verify}
 	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.hooks()}
+	if a.engine != nil {
+		a.mailer.Outbox = outboxDoor{a}
+	}
+	if a.events, err = newEventQueue(ctx, a.logger); err != nil {
+		return err
+	}
 	a.guard, a.memory = newGuard(), newBudget()
 	a.registry.current.Store(s)
 	return nil
 }
 
-// Start begins to keep the tokens fresh.
+// Start begins to keep the tokens fresh, and to send what is in the outbox.
 func (a *App) Start() error {
 	if _, err := a.keys(); err != nil {
+		return err
+	}
+	if err := a.startOutbox(); err != nil {
 		return err
 	}
 	a.holdings.begin()
@@ -138,6 +170,10 @@ func (a *App) Start() error {
 	go a.guarded(func() { a.nameUnauthorized(ctx) })
 	go a.guarded(func() { a.watchExpiries(ctx) })
 	go a.guarded(func() { a.tendStorage(ctx) })
+	go a.guarded(func() { a.events.run(ctx) })
+	if a.engine != nil {
+		go a.guarded(func() { a.watchLanes(ctx) })
+	}
 	return nil
 }
 
@@ -209,6 +245,7 @@ func (a *App) Cleanup() error {
 	if a.stop != nil {
 		a.stop()
 	}
+	a.holdings.releaseOutbox(a)
 	a.holdings.release()
 	if a.refreshed == nil {
 		a.holdings.releaseCells()
@@ -220,40 +257,6 @@ func (a *App) Cleanup() error {
 	})
 	return nil
 }
-
-// verifyTimeout bounds the sign-in at the mail server that follows consent: a
-// person is waiting.
-const verifyTimeout = 15 * time.Second
-
-// verify tries a new access token at the mail server of the first tenant that
-// will use it.
-func (a *App) verify(ctx context.Context, account tokens.Account, accessToken string) error {
-	_, users, err := a.registry.load().account(account)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
-	defer cancel()
-	t := users[0]
-	err = t.mail.SignIn(ctx, mailer.Token{
-		User: t.user, Source: fixedToken(accessToken), Mechanism: t.auth.Mechanism,
-	})
-	var refused *mailer.Error
-	if errors.As(err, &refused) && refused.Stage == mailer.StageAuth && refused.Kind == mailer.KindUnauthorized {
-		return fmt.Errorf("%s says %q: %w", refused.Server, refused.Reply.String(), tokens.ErrRefused)
-	}
-	if err != nil {
-		a.logger.Warn("a new token could not be tried at the mail server; the names in the ID token decide alone",
-			"account", account.String(), "error", err)
-	}
-	return err
-}
-
-// fixedToken is a source of one token.
-type fixedToken string
-
-func (f fixedToken) AccessToken(context.Context) (string, error) { return string(f), nil }
-func (f fixedToken) Reject(string) bool                          { return false }
 
 // parseClient returns an address for a Caller; the zero one where it is none.
 func parseClient(ip string) netip.Addr {

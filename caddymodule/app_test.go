@@ -114,6 +114,8 @@ func TestConfigErrors(t *testing.T) {
 		{"two daily limits for one mailbox", box + "tenant s {\nserver smtp.example\nauth password u geheim\nfrom a@example.com\nrecipients_per_day 5\n}\n", "tenant s, recipients_per_day: tenant r signs in"},
 		{"two proxies for one mailbox", box + "tenant s {\nserver smtp.example\nauth password u geheim\nfrom a@example.com\nproxy socks5://p.example\n}\n", "tenant s, proxy: tenant r signs in"},
 		{"rate of a month", other("rate 30 720h"), "tenant s, rate: the window may be 24 hours at most"},
+		{"outbox in a folder of no name", relay + "outbox bbolt {env.NO_SUCH_VARIABLE}\n", "path: the environment variable NO_SUCH_VARIABLE is not set, or empty"},
+		{"outbox in a file's content", relay + "outbox bbolt {file." + broken + "}\n", "path: it takes the path of a folder"},
 		{"deliver to a name", other("deliver to bob"), "tenant s, deliver:"},
 		{"proxy of no kind", other("proxy ftp://u:geheim@p.example"), "tenant s, proxy: must begin with http://, https:// or socks5://"},
 		{"proxy to a server near by", "tenant s {\nserver plaintext://127.0.0.1\nauth none\nfrom a@example.com\nproxy http://p.example\n}\n", "tenant s, proxy: plaintext:// is for servers near by"},
@@ -310,7 +312,7 @@ func TestValidateMakesNoKey(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for name := range tree(t, p.dir) {
-		if strings.HasSuffix(name, ".key") {
+		if strings.HasSuffix(name, ".key") || strings.Contains(name, "outbox") {
 			t.Errorf("%s was made", name)
 		}
 	}
@@ -323,7 +325,7 @@ func TestListModules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []string{"\noauth_mail\n", "\nhttp.handlers.oauth_mail\n"} {
+	for _, id := range []string{"\noauth_mail\n", "\nhttp.handlers.oauth_mail\n", "\noauth_mail.outbox.bbolt\n", "\noauth_mail.outbox.off\n"} {
 		if !strings.Contains(string(out), id) {
 			t.Errorf("no module %s", strings.TrimSpace(id))
 		}

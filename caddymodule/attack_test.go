@@ -98,7 +98,7 @@ func header(pairs ...string) func(*http.Request) {
 
 // minWebAttacks is how many attacks this suite knows at least; those on the flow
 // itself are with the flow.
-const minWebAttacks = 30
+const minWebAttacks = 45
 
 // TestWebAttacks tries what is known to be done to sign-ins by way of browsers
 // and HTTP. None may redeem a code, change the token there is, or lead a browser
@@ -245,7 +245,25 @@ func TestWebAttacks(t *testing.T) {
 		"administration by a form": {func(b *bench) answer {
 			return b.serve(b.handler.serveAdmin, "POST", benchAccount+"/complete", `{"session":"x"}`, header("Content-Type", "text/plain"))
 		}, 415, "JSON"},
-		"administration by GET": {func(b *bench) answer { return b.admin("GET", benchAccount+"/complete?session=x", "") }, 405, "POST"},
+		"outbox resumed by another site": {func(b *bench) answer {
+			return b.serve(b.handler.serveAdmin, "POST", "/outbox/tenants/default/resume", `{}`, header("Content-Type", "application/json", "Sec-Fetch-Site", "cross-site"))
+		}, 403, "another site"},
+		"message dropped by another site": {func(b *bench) answer {
+			return b.serve(b.handler.serveAdmin, "DELETE", "/outbox/messages/x", `{}`, header("Content-Type", "application/json", "Origin", "https://"+evil))
+		}, 403, "another site"},
+		"message sent again by a form": {func(b *bench) answer {
+			return b.serve(b.handler.serveAdmin, "POST", "/outbox/messages/x/retry", `{}`, header("Content-Type", "text/plain"))
+		}, 415, "JSON"},
+		"message dropped without a body": {func(b *bench) answer {
+			return b.serve(b.handler.serveAdmin, "DELETE", "/outbox/messages/x", ``, nil)
+		}, 415, "JSON"},
+		"message canceled by GET": {func(b *bench) answer { return b.admin("GET", "/outbox/messages/x/cancel", "") }, 405, "POST"},
+		"tenant paused by GET that says it is a POST": {func(b *bench) answer {
+			return b.serve(b.handler.serveAdmin, "GET", "/outbox/tenants/default/pause?_method=POST", "", header("X-HTTP-Method-Override", "POST"))
+		}, 405, "POST"},
+		"message read by a path around": {func(b *bench) answer { return b.admin("GET", "/outbox/messages/../../accounts/x/eml", "") }, 404, "no provider"},
+		"script in a state":             {func(b *bench) answer { return b.admin("GET", "/outbox/messages?state=%3Cscript%3E", "") }, 422, "must be one of"},
+		"administration by GET":         {func(b *bench) answer { return b.admin("GET", benchAccount+"/complete?session=x", "") }, 405, "POST"},
 	}
 	if len(attacks) < minWebAttacks {
 		t.Errorf("%d attacks, there must be %d", len(attacks), minWebAttacks)

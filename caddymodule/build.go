@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
@@ -23,9 +24,11 @@ type snapshot struct {
 	// redirectBase is the URL under which providers' redirect URIs lie.
 	redirectBase *url.URL
 	// refresh says which tokens are kept fresh.
-	refresh   tokens.Policy
-	providers map[string]*provider
-	tenants   map[string]*tenant
+	refresh tokens.Policy
+	// keepSent and keepFailed say how long the outbox remembers messages.
+	keepSent, keepFailed time.Duration
+	providers            map[string]*provider
+	tenants              map[string]*tenant
 	// users are the tenants of each account, by name; set by attach.
 	users map[tokens.Account][]*tenant
 	// keys are the API keys by their SHA-256.
@@ -76,6 +79,7 @@ func build(s settings) (*snapshot, error) {
 		b.errorf("refresh: %q must be one of %s", s.refresh, strings.Join(refreshPolicies, ", "))
 	}
 	b.snapshot.refresh = tokens.Policy(s.refresh)
+	b.retention(s)
 	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
 		b.provider(name, s.providers[name])
 	}

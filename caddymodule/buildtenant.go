@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
@@ -42,6 +43,8 @@ type tenant struct {
 	all bool
 	// warm is set where a connection is kept ready.
 	warm bool
+	// policy is what the outbox does with the tenant's messages; attach completes it.
+	policy outbox.Policy
 	// source and mail are set by attach. Source is nil without an account.
 	source *tokens.Source
 	mail   *mailer.Tenant
@@ -61,6 +64,7 @@ func (b *builder) tenant(name string, s tenantSettings) {
 	b.tenantLimits(at, s, t, p)
 	b.tenantSenders(at, s, t)
 	b.tenantRecipients(at, s, t)
+	b.tenantOutbox(at, s, t)
 	b.sharedMailbox(at, t)
 	b.snapshot.tenants[name] = t
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func init() {
@@ -40,6 +39,10 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		redirect_base  <url>
 //		encryption_key <key> [<older key>...]
 //		refresh        auto|always|on_use
+//		outbox         off
+//		outbox         <engine> [...] { ... }
+//		keep_sent      <duration>
+//		keep_failed    <duration>
 //		provider <name> {
 //			display_name           <text>
 //			preset                 microsoft|microsoft-us-gov|microsoft-us-dod|microsoft-china|outlook|google|yahoo|aol|fastmail
@@ -91,6 +94,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			deliver     to <address>
 //			proxy       <url>
 //			ca_file     <file>
+//			lifetime    <duration>
+//			on_unknown  retry|hold
+//			brake       <number>|off
 //		}
 //		key <name> <key> <tenant>
 //	}
@@ -103,6 +109,9 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"redirect_base":  single(unset(a.RedirectBase == "", text(&a.RedirectBase))),
 		"encryption_key": single(unset(len(a.EncryptionKeys) == 0, list(&a.EncryptionKeys))),
 		"refresh":        single(unset(a.Refresh == "", choice(&a.Refresh, refreshPolicies...))),
+		"outbox":         single(unset(len(a.OutboxRaw) == 0, a.parseOutbox)),
+		"keep_sent":      single(unset(a.KeepSent == 0, duration(&a.KeepSent))),
+		"keep_failed":    single(unset(a.KeepFailed == 0, duration(&a.KeepFailed))),
 		"provider":       many(named(&a.Providers, parseProvider)),
 		"tenant":         many(named(&a.Tenants, parseTenant)),
 		"key":            many(a.parseKey),
@@ -193,6 +202,9 @@ func parseTenant(d *caddyfile.Dispenser, t *Tenant) error {
 		"deliver":            single(t.Deliver.unmarshal),
 		"proxy":              single(text(&t.Proxy)),
 		"ca_file":            single(text(&t.CAFile)),
+		"lifetime":           single(duration(&t.Lifetime)),
+		"on_unknown":         single(choice(&t.OnUnknown, unknownRules...)),
+		"brake":              single(t.parseBrake),
 	})
 }
 
@@ -284,60 +296,5 @@ func (a *App) parseKey(d *caddyfile.Dispenser) error {
 		a.Keys = make(map[string]*Key)
 	}
 	a.Keys[name] = &Key{Key: key, Tenant: tenant}
-	return nil
-}
-
-// parseDirective sets up the handler. Syntax:
-//
-//	oauth_mail [<matcher>] send|callback|admin {
-//		user <placeholder>
-//		role viewer|operator|admin <user>...
-//		allow_unauthenticated
-//	}
-func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	handler := new(Handler)
-	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
-		return nil, err
-	}
-	return handler, nil
-}
-
-// UnmarshalCaddyfile sets up the handler from Caddyfile tokens.
-func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // directive name
-	if !d.Args(&h.Endpoint) || d.NextArg() {
-		return d.Err("wrong arguments: want oauth_mail [<matcher>] send|callback|admin")
-	}
-	if !slices.Contains(endpoints, h.Endpoint) {
-		return d.Errf("unrecognized endpoint %s: must be one of %s", h.Endpoint, strings.Join(endpoints, ", "))
-	}
-	w := words{}
-	if h.Endpoint == endpointAdmin {
-		w = words{
-			"user":                  single(text(&h.User)),
-			"role":                  many(h.parseRole),
-			"allow_unauthenticated": single(toggle(&h.AllowUnauthenticated)),
-		}
-	}
-	return parseBlock(d, w)
-}
-
-func (h *Handler) parseRole(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) < 2 {
-		return d.Err("wrong arguments: want role viewer|operator|admin <user>...")
-	}
-	if h.Roles == nil {
-		h.Roles = make(map[string]string)
-	}
-	if _, ok := roleRank[args[0]]; !ok {
-		return d.Errf("unrecognized role %s: must be viewer, operator or admin", args[0])
-	}
-	for _, user := range args[1:] {
-		if _, taken := h.Roles[user]; taken {
-			return d.Errf("duplicate role of user '%s'", user)
-		}
-		h.Roles[user] = args[0]
-	}
 	return nil
 }

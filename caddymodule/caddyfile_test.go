@@ -102,6 +102,7 @@ var grammarWords = []string{
 	"rotation", "strict", "margin", "refresh_rate", "proxy",
 	"server", "auth", "oauth", "password", "none", "xoauth2", "oauthbearer", "user", "from", "senders", "connections", "ca_file",
 	"rate", "recipients_per_day", "max_age", "max_idle", "max_messages", "warm", "recipients", "all", "failover", "deliver", "to",
+	"outbox", "off", "bbolt", "max_size", "keep_sent", "keep_failed", "lifetime", "on_unknown", "hold", "brake",
 	"send", "callback", "admin", "role", "viewer", "operator", "allow_unauthenticated",
 }
 
@@ -109,7 +110,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	t.Parallel()
 	app := func(lines string) string { return "{\n\toauth_mail {\n" + lines + "\n\t}\n}\n" }
 	tests := []struct{ name, config, want string }{
-		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, key, provider, redirect_base, refresh, tenant, at Caddyfile:3"},
+		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, keep_failed, keep_sent, key, outbox, provider, redirect_base, refresh, tenant, at Caddyfile:3"},
 		{"unknown word in a provider", app("provider a {\nclient a\n}"), "unrecognized subdirective client"},
 		{"unknown word in a tenant", app("tenant a {\nsmtp a\n}"), "at Caddyfile:4"},
 		{"argument missing", app("redirect_base"), "wrong argument count or unexpected line ending after 'redirect_base', at Caddyfile:3"},
@@ -126,6 +127,20 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"key with four arguments", app("key a b c d"), "at Caddyfile:3"},
 		{"bad number", app("tenant a {\nconnections many\n}"), "bad connections value 'many': must be a whole number above zero, at Caddyfile:4"},
 		{"zero", app("tenant a {\nconnections 0\n}"), "at Caddyfile:4"},
+		{"outbox without an engine", app("outbox"), "want outbox off, or outbox <engine> with what the engine takes, such as outbox bbolt, at Caddyfile:3"},
+		{"outbox unknown", app("outbox redis"), "getting module named 'oauth_mail.outbox.redis': module not registered"},
+		{"outbox off with more", app("outbox off now"), "at Caddyfile:3"},
+		{"outbox off with a block", app("outbox off {\nmax_size 1GiB\n}"), "unrecognized subdirective max_size: none is taken here, at Caddyfile:4"},
+		{"outbox in two folders", app("outbox bbolt /a /b"), "at Caddyfile:3"},
+		{"outbox twice", app("outbox off\noutbox bbolt"), "duplicate outbox, at Caddyfile:4"},
+		{"outbox of another size", app("outbox bbolt {\nmax_size much\n}"), "bad max_size value 'much': must be a size above zero, such as 2GiB, at Caddyfile:4"},
+		{"outbox of no size", app("outbox bbolt {\nmax_size 0\n}"), "bad max_size value '0'"},
+		{"keep_sent of nothing", app("keep_sent 0s"), "bad keep_sent value '0s'"},
+		{"keep_failed in words", app("keep_failed long"), "bad keep_failed value 'long'"},
+		{"lifetime in words", app("tenant a {\nlifetime long\n}"), "bad lifetime value 'long'"},
+		{"on_unknown unknown", app("tenant a {\non_unknown ask\n}"), "unrecognized on_unknown ask: must be one of retry, hold, at Caddyfile:4"},
+		{"brake of zero", app("tenant a {\nbrake 0\n}"), "bad brake value '0': must be a whole number above zero, or off, at Caddyfile:4"},
+		{"brake with two arguments", app("tenant a {\nbrake 3 off\n}"), "at Caddyfile:4"},
 		{"rate without a window", app("tenant a {\nrate 30\n}"), "want rate <messages> <window>, such as rate 30 1m, at Caddyfile:4"},
 		{"rate of nothing", app("tenant a {\nrate 0 1m\n}"), "bad rate value '0 1m': must be a whole number and a duration, both above zero, such as 30 1m, at Caddyfile:4"},
 		{"rate in no time", app("tenant a {\nrate 30 0s\n}"), "bad rate value '30 0s'"},
@@ -184,6 +199,10 @@ func TestRepeatedOptionMerges(t *testing.T) {
 	}
 	if want := `{"apps":{"oauth_mail":{"tenants":{"a":{"auth":{"method":"none"}},"b":{"auth":{"method":"none"}}}}}}`; string(out) != want {
 		t.Errorf("got %s, want %s", out, want)
+	}
+	_, err = adapt(t, "{\n\toauth_mail {\n\t\toutbox off\n\t}\n\toauth_mail {\n\t\toutbox bbolt\n\t}\n}\n")
+	if err == nil || !strings.Contains(err.Error(), "duplicate outbox: another oauth_mail block has it") {
+		t.Errorf("two outboxes in two blocks: error %v", err)
 	}
 	_, err = adapt(t, "{\n\toauth_mail {\n\t\tredirect_base a\n\t}\n\toauth_mail {\n\t\tredirect_base b\n\t}\n}\n")
 	if err == nil || !strings.Contains(err.Error(), "duplicate redirect_base: another oauth_mail block has it, at Caddyfile:6") {

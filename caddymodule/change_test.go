@@ -15,7 +15,7 @@ import (
 // docs/settings.md tells it.
 func TestSettingsChange(t *testing.T) {
 	t.Parallel()
-	s := startOAuthSite(t)
+	s := startOAuthSite(t, withoutOutbox)
 	const nextSecret = "the-secret-after-this-one"
 	s.idp.MoreSecrets = []string{nextSecret}
 	var asked atomic.Int32

@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
 // emailRequest is a request to send one message, read and ready to compose.
 type emailRequest struct {
-	message  *mailer.Message
+	message *mailer.Message
+	// at is when it is to go; zero for now.
+	at       time.Time
 	warnings []string
 }
 
@@ -29,9 +32,10 @@ const (
 	maxWarnings = 20
 )
 
-// parseEmail reads the JSON body of `POST /emails`. The error is a [*problem],
-// or a [*mailer.Error] that names the field.
-func parseEmail(body []byte) (*emailRequest, error) {
+// parseEmail reads the JSON body of `POST /emails`. What only an outbox can do is
+// refused without one. The error is a [*problem], or a [*mailer.Error] that names the
+// field.
+func parseEmail(body []byte, outbox bool) (*emailRequest, error) {
 	if err := checkText(body); err != nil {
 		return nil, err
 	}
@@ -39,6 +43,10 @@ func parseEmail(body []byte) (*emailRequest, error) {
 	r := &emailRequest{message: m}
 	var from, subject *string
 	var to, cc, bcc, replyTo []string
+	scheduled := unsupported("scheduling needs the outbox, which is off on this server")
+	if outbox {
+		scheduled = decodeSchedule(&r.at, time.Now())
+	}
 	err := decodeObject(body, "", fields{
 		"from":         decodePresent(&from),
 		"to":           decodeTexts(&to, maxRecipients),
@@ -51,7 +59,7 @@ func parseEmail(body []byte) (*emailRequest, error) {
 		"headers":      r.decodeHeaders,
 		"attachments":  r.decodeAttachments,
 		"tags":         decodeTags,
-		"scheduled_at": unsupported("scheduling needs the outbox, which this version does not have yet"),
+		"scheduled_at": scheduled,
 		"template":     unsupported("there are no templates on this server; send text or html"),
 		"oauth_mail":   unsupported("this version takes no extensions of its own yet"),
 		"topic_id":     r.ignored("topic_id has no meaning on this server and was ignored"),

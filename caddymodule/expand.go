@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -120,6 +121,8 @@ func (a *App) expand() (settings, error) {
 	s := settings{
 		redirectBase: a.RedirectBase,
 		refresh:      a.Refresh,
+		keepSent:     time.Duration(a.KeepSent),
+		keepFailed:   time.Duration(a.KeepFailed),
 		providers:    make(map[string]providerSettings, len(a.Providers)),
 		tenants:      make(map[string]tenantSettings, len(a.Tenants)),
 		keys:         make(map[string]keySettings, len(a.Keys)),
@@ -211,6 +214,7 @@ func (e *expander) tenant(t Tenant) tenantSettings {
 	t.Senders = e.list("senders", t.Senders)
 	e.text("recipients", &t.Recipients)
 	e.text("failover", &t.Failover)
+	e.text("on_unknown", &t.OnUnknown)
 	e.text("deliver", &t.Deliver.To)
 	e.proxy(&t.Proxy)
 	s := tenantSettings{origin: originFile, authorities: e.file("ca_file", &t.CAFile)}

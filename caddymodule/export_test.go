@@ -53,7 +53,7 @@ func (p *caddyProcess) records() map[string]string {
 // needs its key there, and stays as it is without.
 func TestExportImport(t *testing.T) {
 	t.Parallel()
-	s := startOAuthSite(t)
+	s := startOAuthSite(t, withoutOutbox)
 	s.signIn()
 	s.kill()
 	archive := filepath.Join(t.TempDir(), "storage.tar")

@@ -28,7 +28,7 @@ func FuzzParseEmail(f *testing.F) {
 	}
 	from := mailer.Address{Local: "sender", Domain: "example.com"}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		r, err := parseEmail(body)
+		r, err := parseEmail(body, true)
 		if err != nil {
 			checkProblem(t, err)
 			return

@@ -72,7 +72,8 @@ func (a *App) keyFromFile(name string) (*tokens.KeyRing, error) {
 	return tokens.NewKeyRing(key)
 }
 
-// makeKeyFile makes a new key, unless there are tokens that an old one sealed.
+// makeKeyFile makes a new key, unless there are tokens or messages that an old one
+// sealed.
 func (a *App) makeKeyFile(name string) ([]byte, error) {
 	sealed, err := a.store.HasRecords(context.Background())
 	if err != nil {
@@ -80,6 +81,9 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 	}
 	if sealed {
 		return nil, fmt.Errorf("%s is missing, and the storage holds tokens sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or delete oauth_mail/tokens in the storage and sign in again", name)
+	}
+	if held, ok := a.engine.(outboxHolder); ok && held.OutboxExists() {
+		return nil, fmt.Errorf("%s is missing, and the outbox was sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or move the outbox away and lose the messages in it", name)
 	}
 	fresh := missingFolders(filepath.Dir(name))
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {

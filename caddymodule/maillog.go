@@ -8,15 +8,30 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
-// hooks reports what became of messages. The addresses of recipients stay out of
-// the log.
+// mailed is what the log says of each message.
+type mailed struct {
+	id, request, tenant string
+	caller              mailer.Caller
+	to                  []mailer.Address
+	size                int64
+}
+
+func mailedOf(s mailer.Submission) mailed {
+	return mailed{s.ID, s.Caller.Request, s.Tenant, s.Caller, s.Envelope.To, s.Content.Size()}
+}
+
+// hooks reports what became of messages that did not come into the outbox. The
+// addresses of recipients stay out of the log.
 func (a *App) hooks() mailer.Hooks {
 	return mailer.Hooks{
-		Sent: a.logSent,
+		Sent: func(s mailer.Submission, r mailer.Receipt, took time.Duration) {
+			a.count(s.Tenant, resultSent, true)
+			a.logSent(mailedOf(s), r, took)
+		},
 		Failed: func(s mailer.Submission, e *mailer.Error, took time.Duration) {
-			a.logger.Warn("message not sent", "id", s.ID, "request_id", s.Caller.Request, "tenant", s.Tenant, "caller", s.Caller.String(),
-				"stage", string(e.Stage), "kind", e.Kind.String(), "code", mailProblem(e).code, "server", e.Server,
-				"reply", unnamed(e.Reply.String(), s.Envelope.To), "diagnosis", e.Diagnosis().ID, "cause", cause(e), "duration", took)
+			a.count(s.Tenant, resultFailed, e.Stage != mailer.StageAccept)
+			m := mailed{id: s.ID, request: s.Caller.Request, tenant: s.Tenant, caller: s.Caller, to: s.Envelope.To}
+			a.logger.Warn("message not sent", append(m.failure(e), "duration", took)...)
 		},
 		FailedOver: func(from, to string, e *mailer.Error) {
 			a.logger.Error("a tenant cannot send; its mail goes to its failover tenant until it can",
@@ -29,11 +44,20 @@ func (a *App) hooks() mailer.Hooks {
 	}
 }
 
-func (a *App) logSent(s mailer.Submission, r mailer.Receipt, took time.Duration) {
-	a.logRefused(s, r)
+// failure is what the log says of a message that failed.
+func (m mailed) failure(e *mailer.Error) []any {
+	return []any{
+		"id", m.id, "request_id", m.request, "tenant", m.tenant, "caller", m.caller.String(),
+		"stage", string(e.Stage), "kind", e.Kind.String(), "code", mailProblem(e).code, "server", e.Server,
+		"reply", unnamed(e.Reply.String(), m.to), "diagnosis", e.Diagnosis().ID, "cause", unnamed(cause(e), m.to),
+	}
+}
+
+func (a *App) logSent(m mailed, r mailer.Receipt, took time.Duration) {
+	a.logRefused(m, r)
 	what, about := "message sent", []any{
-		"id", r.ID, "request_id", s.Caller.Request, "tenant", r.Tenant, "caller", s.Caller.String(),
-		"recipients", len(s.Envelope.To), "size", s.Content.Size(), "server", r.Server,
+		"id", m.id, "request_id", m.request, "tenant", r.Tenant, "caller", m.caller.String(),
+		"recipients", len(m.to), "size", m.size, "server", r.Server,
 		"queue_id", r.QueueID, "duration", took,
 	}
 	if r.Deliver.Astray() {
@@ -45,7 +69,7 @@ func (a *App) logSent(s mailer.Submission, r mailer.Receipt, took time.Duration)
 
 // logRefused tells which recipients of a message the server refused while it
 // took others: how many, each reply once.
-func (a *App) logRefused(s mailer.Submission, r mailer.Receipt) {
+func (a *App) logRefused(m mailed, r mailer.Receipt) {
 	type refusal struct{ reply, diagnosis string }
 	var order []refusal
 	refused := map[refusal]int{}
@@ -53,14 +77,14 @@ func (a *App) logRefused(s mailer.Submission, r mailer.Receipt) {
 		if o.Kind == mailer.KindNone {
 			continue
 		}
-		k := refusal{unnamed(o.Reply.String(), s.Envelope.To), o.Diagnosis(r.Server).ID}
+		k := refusal{unnamed(o.Reply.String(), m.to), o.Diagnosis(r.Server).ID}
 		if refused[k] == 0 {
 			order = append(order, k)
 		}
 		refused[k]++
 	}
 	for _, k := range order {
-		a.logger.Warn("recipients refused; the others get the message", "id", r.ID, "request_id", s.Caller.Request, "tenant", r.Tenant,
+		a.logger.Warn("recipients refused; the others get the message", "id", m.id, "request_id", m.request, "tenant", r.Tenant,
 			"refused", refused[k], "server", r.Server, "reply", k.reply, "diagnosis", k.diagnosis)
 	}
 }

@@ -53,7 +53,7 @@ func TestAnswerAndLog(t *testing.T) {
 		fmt.Fprintf(&option, "tenant %s {\nserver plaintext://%s\nauth none\nfrom noreply@example.com\n%s\n}\nkey %[1]s %[4]s-%[1]s %[1]s\n",
 			name, net.JoinHostPort(host, fmt.Sprint(port)), extra[name], testKey)
 	}
-	p := startCaddy(t, option.String())
+	p := startCaddy(t, withoutOutbox+option.String())
 	tests := []struct {
 		tenant, from string
 		status       int

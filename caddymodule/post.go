@@ -12,7 +12,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
-	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
 )
 
 const (
@@ -20,29 +19,10 @@ const (
 	maxBody = 36 << 20
 	// bodyTimeout bounds the reading of a body: a trickle is never idle.
 	bodyTimeout = 60 * time.Second
-	// sendTimeout bounds a send up to the point where the content is on its way.
-	// Clients give up after a minute.
+	// sendTimeout bounds a send without an outbox up to the point where the content
+	// is on its way. Clients give up after a minute.
 	sendTimeout = 45 * time.Second
 )
-
-// sent is the answer to a message that was sent.
-type sent struct {
-	ID        string `json:"id"`
-	MessageID string `json:"message_id"`
-	Status    string `json:"status"`
-	// Staging is "none" or an address where the message went in place of its
-	// recipients.
-	Staging  string     `json:"staging,omitempty"`
-	Rejected []rejected `json:"rejected,omitempty"`
-	Warnings []string   `json:"warnings,omitempty"`
-}
-
-// rejected is a recipient that the mail server refused while it took others.
-type rejected struct {
-	Address   string           `json:"address"`
-	SMTP      *smtpReply       `json:"smtp"`
-	Diagnosis diagnosis.Advice `json:"diagnosis"`
-}
 
 // postEmail sends one message.
 func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) error {
@@ -60,11 +40,12 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	if err != nil {
 		return err
 	}
-	request, err := parseEmail(body)
+	outbox := h.app.mailer.Outbox != nil
+	request, err := parseEmail(body, outbox)
 	if err != nil {
 		return err
 	}
-	if r.Header.Get("Idempotency-Key") != "" {
+	if !outbox && r.Header.Get("Idempotency-Key") != "" {
 		request.warn("Idempotency-Key has no effect without an outbox: a repeated request sends again")
 	}
 	s, err := newSubmission(request.message, c)
@@ -72,27 +53,30 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 		return err
 	}
 	s.Caller.Addr, s.Caller.Request = parseClient(clientIP(r)), requestID(r)
-	ctx, cancel := context.WithTimeout(r.Context(), sendTimeout)
-	defer cancel()
+	ctx := r.Context()
+	var prefer preferences
+	if outbox {
+		prefer = readPreferences(r.Header)
+		s.Options.Async, s.Options.Wait, s.Options.At = prefer.async(), prefer.patience(), request.at
+		if err := makeIdempotent(&s.Options, r.Header, s.Tenant, body); err != nil {
+			return err
+		}
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, sendTimeout)
+		defer cancel()
+	}
 	receipt, err := h.app.mailer.Send(ctx, s)
 	if err != nil {
 		p := toProblem(err)
 		p.id, p.messageID = s.ID, s.MessageID
 		return p
 	}
-	answer := sent{
-		ID: receipt.ID, MessageID: receipt.MessageID, Status: string(receipt.Status),
-		Staging: receipt.Deliver.String(), Warnings: request.warnings,
+	status := prefer.apply(w.Header(), receipt)
+	if receipt.Replayed {
+		w.Header().Set("Idempotent-Replayed", "true")
 	}
-	for _, o := range receipt.Recipients {
-		if o.Kind != mailer.KindNone {
-			answer.Rejected = append(answer.Rejected, rejected{
-				Address: o.Address.Mailbox(), SMTP: newSMTPReply(mailer.StageRcpt, o.Reply),
-				Diagnosis: o.Diagnosis(receipt.Server).Advice(languageOf(r)),
-			})
-		}
-	}
-	writeJSON(w, "application/json", http.StatusOK, answer)
+	writeJSON(w, "application/json", status, newSent(receipt, request, languageOf(r)))
 	return nil
 }
 

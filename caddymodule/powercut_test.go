@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/caddymodule/endurance"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens/tokenstest"
 )
@@ -91,7 +92,7 @@ func (r *cutResult) add(o cutResult) {
 // and looks at what has reached the disk by then.
 func cutPower(t *testing.T, n int, loose bool) (result cutResult) {
 	d := newDisk(t)
-	w := startWriter(t, d.mounted, loose)
+	w := startWriter(t, d.Dir, loose)
 	// Half of the cuts come within a write, most often; the others when 40 ms
 	// have passed since the last one, with 5 s to go until ext4 writes by itself.
 	w.waitFor(1 + rand.IntN(60))
@@ -102,25 +103,25 @@ func cutPower(t *testing.T, n int, loose bool) (result cutResult) {
 		time.Sleep(40 * time.Millisecond)
 	}
 	acknowledged := w.freeze()
-	witness := filepath.Join(d.mounted, "witness")
+	witness := filepath.Join(d.Dir, "witness")
 	if err := os.WriteFile(witness, []byte("this was never flushed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	after := d.copy()
+	after := d.copy(t)
 	w.kill()
-	d.close()
+	d.Close()
 
-	if _, err := os.Stat(filepath.Join(after.mounted, "witness")); err != nil {
+	if _, err := os.Stat(filepath.Join(after.Dir, "witness")); err != nil {
 		result.heldBack++
 	}
 	result.acknowledged = len(acknowledged)
-	for _, lost := range verify(t, after.mounted, acknowledged) {
+	for _, lost := range verify(t, after.Dir, acknowledged) {
 		result.lost++
 		if !loose {
 			t.Logf("cut %d: lost %s", n, lost)
 		}
 	}
-	after.close()
+	after.Close()
 	return result
 }
 
@@ -339,88 +340,44 @@ func (w *writer) kill() {
 	_ = w.cmd.Wait()
 }
 
-// disk is a file that holds an ext4 file system, mounted.
-type disk struct {
-	t       *testing.T
-	image   string
-	device  string
-	mounted string
-	close   func()
-}
-
-// command runs a tool that the test cannot do without.
-func command(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-const diskSize = 64 << 20
+// disk is a disk whose power can be cut.
+type disk struct{ *endurance.Disk }
 
 func newDisk(t *testing.T) *disk {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "disk.img")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, diskSize); err != nil {
-		t.Fatal(err)
-	}
-	// All of it is written now: nothing is left for a thread to do in between.
-	command(t, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
-	return mountDisk(t, image)
-}
-
-func mountDisk(t *testing.T, image string) *disk {
-	t.Helper()
-	d := &disk{t: t, image: image, mounted: image + ".mounted"}
-	if err := os.Mkdir(d.mounted, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	d.device = command(t, "losetup", "--find", "--show", image)
-	d.close = sync.OnceFunc(func() {
-		_ = exec.Command("umount", d.mounted).Run()
-		command(t, "losetup", "--detach", d.device)
-		_ = os.Remove(image)
-	})
-	t.Cleanup(d.close)
-	command(t, "mount", "-t", "ext4", d.device, d.mounted)
-	return d
+	return &disk{endurance.NewDisk(t, filepath.Join(t.TempDir(), "mounted"))}
 }
 
 // copy returns what a power cut would leave, at one moment, with its journal
 // replayed. What waits in the memory of the mounted file system is not there:
 // nothing is flushed.
-func (d *disk) copy() *disk {
-	d.t.Helper()
-	image := d.image + ".after"
+func (d *disk) copy(t *testing.T) *disk {
+	t.Helper()
+	image := d.Image + ".after"
 	for range 20 {
-		before := d.writes()
-		command(d.t, "cp", "--sparse=always", d.image, image)
-		if d.writes() == before { // else the copy is of no single moment
-			after := mountDisk(d.t, image)
-			command(d.t, "mount", "-o", "remount,ro", after.mounted)
+		before := d.writes(t)
+		endurance.Command(t, "cp", "--sparse=always", d.Image, image)
+		if d.writes(t) == before { // else the copy is of no single moment
+			after := &disk{endurance.OpenDisk(t, image, image+".mounted")}
+			after.Remount("ro")
 			return after
 		}
 	}
-	d.t.Fatal("the disk does not come to rest")
+	t.Fatal("the disk does not come to rest")
 	return nil
 }
 
 // writes returns how many writes the disk has seen; it waits for those under way.
-func (d *disk) writes() string {
-	d.t.Helper()
+func (d *disk) writes(t *testing.T) string {
+	t.Helper()
 	for {
-		data, err := os.ReadFile("/sys/block/" + filepath.Base(d.device) + "/stat")
+		data, err := os.ReadFile("/sys/block/" + filepath.Base(d.Device) + "/stat")
 		if err != nil {
-			d.t.Fatal(err)
+			t.Fatal(err)
 		}
 		fields := strings.Fields(string(data))
 		if len(fields) < 9 {
-			d.t.Fatalf("odd statistics: %s", data)
+			t.Fatalf("odd statistics: %s", data)
 		}
 		if fields[8] == "0" {
 			return fields[4] + " " + fields[6]
@@ -433,24 +390,16 @@ func (d *disk) writes() string {
 // not be written to, is in use meanwhile and stored as soon as it can be.
 func TestDiskTrouble(t *testing.T) {
 	for name, trouble := range map[string]struct {
-		begin, end func(t *testing.T, d *disk)
+		begin, end func(d *disk)
 		want       error
 	}{
-		"full": {fill, func(t *testing.T, d *disk) {
-			if err := os.Remove(filepath.Join(d.mounted, "filler")); err != nil {
-				t.Fatal(err)
-			}
-		}, syscall.ENOSPC},
-		"read-only": {
-			func(t *testing.T, d *disk) { command(t, "mount", "-o", "remount,ro", d.mounted) },
-			func(t *testing.T, d *disk) { command(t, "mount", "-o", "remount,rw", d.mounted) },
-			syscall.EROFS,
-		},
+		"full":      {func(d *disk) { d.Fill() }, func(d *disk) { d.Empty() }, syscall.ENOSPC},
+		"read-only": {func(d *disk) { d.Remount("ro") }, func(d *disk) { d.Remount("rw") }, syscall.EROFS},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := newDisk(t)
-			files := &certmagic.FileStorage{Path: filepath.Join(d.mounted, "storage")}
+			files := &certmagic.FileStorage{Path: filepath.Join(d.Dir, "storage")}
 			app := newWriterApp(files)
 			server := tokenstest.NewServer()
 			account := tokens.Account{Provider: "lab", User: "noreply@example.com"}
@@ -468,7 +417,7 @@ func TestDiskTrouble(t *testing.T) {
 			if err := app.store.Save(t.Context(), old); err != nil {
 				t.Fatal(err)
 			}
-			trouble.begin(t, d)
+			trouble.begin(d)
 			if err := app.store.Save(t.Context(), old); !errors.Is(err, trouble.want) {
 				t.Fatalf("the disk takes it: %v", err)
 			}
@@ -500,7 +449,7 @@ func TestDiskTrouble(t *testing.T) {
 			if stored, err := app.store.Load(ctx, account); err != nil || stored.Generation != 1 {
 				t.Fatalf("stored meanwhile: %v, %v", stored, err)
 			}
-			trouble.end(t, d)
+			trouble.end(d)
 			until("a stored token", func() bool {
 				stored, err := app.store.Load(ctx, account)
 				return err == nil && stored.Generation >= 2
@@ -509,25 +458,5 @@ func TestDiskTrouble(t *testing.T) {
 				t.Errorf("%d refresh tokens were presented twice", n)
 			}
 		})
-	}
-}
-
-// fill leaves no room on a disk.
-func fill(t *testing.T, d *disk) {
-	f, err := os.Create(filepath.Join(d.mounted, "filler"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for _, size := range []int{1 << 20, 4096, 1} {
-		for err = nil; err == nil; {
-			_, err = f.Write(make([]byte, size))
-		}
-		if !errors.Is(err, syscall.ENOSPC) {
-			t.Fatal(err)
-		}
-	}
-	if err := f.Sync(); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -91,6 +91,7 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 		AllRecipients: t.all,
 		Paced:         func(c mailer.PaceChange) { a.logPace(t.name, c) },
 	}
+	t.policy.Drain = pool.Drain
 	return nil
 }
 

@@ -1,16 +1,11 @@
 package caddymodule
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/text/language"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
@@ -25,6 +20,8 @@ const (
 	nameInvalidFrom           = "invalid_from_address"
 	nameInvalidAttachment     = "invalid_attachment"
 	nameInvalidIdempotencyKey = "invalid_idempotency_key"
+	nameConcurrentRequests    = "concurrent_idempotent_requests"
+	nameInvalidRequest        = "invalid_idempotent_request"
 	nameMissingKey            = "missing_api_key"
 	nameInvalidKey            = "invalid_api_key"
 	nameNotFound              = "not_found"
@@ -127,6 +124,9 @@ func toProblem(err error) *problem {
 
 // mailProblem makes the answer to a message that was not sent.
 func mailProblem(e *mailer.Error) *problem {
+	if p := outboxProblem(e); p != nil {
+		return p
+	}
 	p := &problem{
 		status: http.StatusUnprocessableEntity, name: nameValidation, code: e.Code, field: e.Field,
 		smtp: newSMTPReply(e.Stage, e.Reply), retryAfter: e.RetryAfter,
@@ -260,83 +260,4 @@ func because(e *mailer.Error) string {
 		return ""
 	}
 	return ": " + e.Err.Error()
-}
-
-// writeProblem answers with a problem: in Resend's shape, or as RFC 9457 has it
-// where the request asks for that by name.
-func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
-	if p.status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="oauth_mail"`)
-	}
-	if p.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
-	}
-	body := map[string]any{}
-	set := func(name string, value any, present bool) {
-		if present {
-			body[name] = value
-		}
-	}
-	type fault struct {
-		Pointer string `json:"pointer"`
-		Message string `json:"message"`
-	}
-	set("errors", []fault{{Pointer: pointer(p.field), Message: p.message}}, p.field != "")
-	set("smtp", p.smtp, p.smtp != nil)
-	if p.diagnosis != nil {
-		body["diagnosis"] = p.diagnosis.Advice(languageOf(r))
-	}
-	request := requestID(r)
-	set("request_id", request, request != "")
-	set("id", p.id, p.id != "")
-	set("message_id", p.messageID, p.messageID != "")
-	if strings.Contains(r.Header.Get("Accept"), "application/problem+json") {
-		body["type"] = "about:blank"
-		body["title"] = http.StatusText(p.status)
-		body["status"] = p.status
-		body["detail"] = p.message
-		set("code", p.code, p.code != "")
-		set("name", p.name, p.name != "")
-		writeJSON(w, "application/problem+json", p.status, body)
-		return
-	}
-	body["statusCode"] = p.status
-	body["name"] = p.name
-	body["message"] = p.message
-	set("detail_code", p.code, p.code != "")
-	writeJSON(w, "application/json", p.status, body)
-}
-
-// languages are those of diagnoses, in the order of diagnosisLanguages; the first
-// is for those who prefer another.
-var (
-	languages          = language.NewMatcher([]language.Tag{language.English, language.Japanese})
-	diagnosisLanguages = []diagnosis.Language{diagnosis.English, diagnosis.Japanese}
-)
-
-// languageOf is the language of diagnoses that a request prefers.
-func languageOf(r *http.Request) diagnosis.Language {
-	_, i := language.MatchStrings(languages, r.Header.Get("Accept-Language"))
-	return diagnosisLanguages[i]
-}
-
-// pointer turns a field's name, such as to[2], into a JSON pointer (RFC 6901).
-func pointer(field string) string {
-	return "/" + strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "").Replace(field)
-}
-
-func writeJSON(w http.ResponseWriter, mediaType string, status int, v any) {
-	var body bytes.Buffer
-	encoder := json.NewEncoder(&body)
-	encoder.SetEscapeHTML(false) // no page; a Message-ID reads better as it is
-	if err := encoder.Encode(v); err != nil {
-		status = http.StatusInternalServerError
-		body.Reset()
-		body.WriteString(`{"statusCode":500,"name":"internal_server_error","message":"The answer could not be written."}`)
-	}
-	w.Header().Set("Content-Type", mediaType)
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes())
 }

@@ -19,7 +19,7 @@ import (
 // TestDiagnosisInAnswer goes the way from a mail server's refusal to the caller.
 func TestDiagnosisInAnswer(t *testing.T) {
 	t.Parallel()
-	p := startCaddy(t, strings.ReplaceAll(passwordTenant(t, mailertest.NewServer(t)), "smtp-password", "wrong-password"))
+	p := startCaddy(t, withoutOutbox+strings.ReplaceAll(passwordTenant(t, mailertest.NewServer(t)), "smtp-password", "wrong-password"))
 	for lang, words := range map[string]string{"": "refused user name or password", "ja": "ユーザー名またはパスワードを拒否しました"} {
 		got := p.do("POST", "/emails", map[string]string{
 			"Authorization": "Bearer " + testKey, "Content-Type": "application/json", "Accept-Language": lang,

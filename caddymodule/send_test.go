@@ -39,7 +39,7 @@ func passwordTenant(t *testing.T, s *mailertest.Server) string {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	server := mailertest.NewServer(t)
-	p := startCaddy(t, passwordTenant(t, server))
+	p := startCaddy(t, withoutOutbox+passwordTenant(t, server))
 	auth := map[string]string{"Authorization": "Bearer " + testKey, "Content-Type": "application/json"}
 	with := func(name, value string) map[string]string {
 		h := map[string]string{"Authorization": auth["Authorization"], "Content-Type": auth["Content-Type"]}

@@ -1,10 +1,6 @@
 package caddymodule
 
-import (
-	"github.com/caddyserver/caddy/v2"
-
-	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
-)
+import "github.com/caddyserver/caddy/v2"
 
 // Provider is an authorization server and our client registration there.
 //
@@ -199,6 +195,19 @@ type Tenant struct {
 	// A PEM file with the authorities that the server's certificate is verified
 	// against, in place of the system's.
 	CAFile string `json:"ca_file,omitempty"`
+
+	// How long a message in the outbox is tried, from when it was accepted, or from
+	// when it was scheduled for. Default: 48 hours.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// What becomes of a message in the outbox that may have been sent, since the
+	// server's answer to it was lost: `retry` tries it again, and it may come twice;
+	// `hold` keeps it until a person decides. Default: `retry`.
+	OnUnknown string `json:"on_unknown,omitempty"`
+
+	// How many messages in a row the server may refuse for one reason before the
+	// others wait until a person has looked; below zero: any number. Default: 5.
+	Brake int `json:"brake,omitempty"`
 }
 
 // Auth is how a tenant signs in to its mail server.
@@ -243,48 +252,3 @@ type Key struct {
 	// The tenant that messages go out with.
 	Tenant string `json:"tenant,omitempty"`
 }
-
-// settings are what a snapshot is built from: plain values without
-// placeholders.
-type settings struct {
-	redirectBase string
-	refresh      string
-	providers    map[string]providerSettings
-	tenants      map[string]tenantSettings
-	keys         map[string]keySettings
-}
-
-type providerSettings struct {
-	Provider
-	// credentials are Provider.Credentials, ready to use, in the same order.
-	credentials []credential
-	// serviceAccount reads the key in Provider.ServiceAccount.
-	serviceAccount func() (*tokens.SigningKey, error)
-	// authorities is the content of CAFile.
-	authorities []byte
-	origin      origin
-}
-
-type tenantSettings struct {
-	Tenant
-	// authorities is the content of CAFile.
-	authorities []byte
-	origin      origin
-}
-
-type keySettings struct {
-	Key
-	origin origin
-}
-
-// origin says where a setting comes from, and so who may change it.
-type origin string
-
-// originFile is the configuration file: shown, and read-only at run time.
-const originFile origin = "file"
-
-// defaults of settings.
-const (
-	defaultConnections = 2
-	minKeyLength       = 24
-)

@@ -16,6 +16,7 @@ func (a *App) signedIn(s *snapshot, done *tokens.Completed) {
 	if source, _, err := s.account(t.Account); err == nil {
 		source.Adopt(t)
 		s.drain(t.Account)
+		a.unparkAccount(s, t.Account)
 	}
 	a.logger.Info("account authorized", "provider", t.Account.Provider, "user", t.Account.User, "by", t.AuthorizedBy)
 }

@@ -33,7 +33,11 @@ type oauthSite struct {
 	switchedOff atomic.Bool
 }
 
-func startOAuthSite(t *testing.T) *oauthSite {
+// withoutOutbox is for tests of what is answered where nothing is kept.
+const withoutOutbox = "outbox off\n"
+
+// startOAuthSite starts a site. More is added to the content of the global option.
+func startOAuthSite(t *testing.T, more ...string) *oauthSite {
 	t.Helper()
 	idp := tokenstest.NewServer()
 	server := httptest.NewServer(idp)
@@ -72,7 +76,7 @@ func startOAuthSite(t *testing.T) *oauthSite {
 			ca_file %s
 		}
 		key web %s default
-`, server.URL, clientSecret, server.URL, clientSecret, mail.Addr, mailbox, ca, testKey))
+`, server.URL, clientSecret, server.URL, clientSecret, mail.Addr, mailbox, ca, testKey)+strings.Join(more, ""))
 	site.caddyProcess = p
 	return site
 }
@@ -183,7 +187,7 @@ const mailBody = `{"from":"sender@example.com","to":"a@example.net","subject":"s
 // without a sign-in.
 func TestKilledCaddySendsAgain(t *testing.T) {
 	t.Parallel()
-	s := startOAuthSite(t)
+	s := startOAuthSite(t, withoutOutbox)
 	if got := s.send(mailBody); got.status != 503 || !strings.Contains(got.body, "reauthorization_required") {
 		t.Fatalf("before the sign-in: status %d: %s", got.status, got.body)
 	}
@@ -383,7 +387,7 @@ func TestHTTPSCookie(t *testing.T) {
 // let the mailbox in yet. The sign-in need not be made again.
 func TestMailServerRefuses(t *testing.T) {
 	t.Parallel()
-	s := startOAuthSite(t)
+	s := startOAuthSite(t, withoutOutbox)
 	s.switchedOff.Store(true)
 	address, cookie := s.begin(s.invite())
 	got := s.consent(address, cookie, mailbox)
@@ -470,7 +474,7 @@ func TestPastedSignIn(t *testing.T) {
 // TestFirstStart: what waits for a person is named, with the call to make.
 func TestFirstStart(t *testing.T) {
 	t.Parallel()
-	s := startOAuthSite(t)
+	s := startOAuthSite(t, withoutOutbox)
 	if got := s.admin("POST", "/accounts/idp/"+mailbox+"/refresh"); got.status != 409 || !strings.Contains(got.body, "/authorize") {
 		t.Errorf("refresh: status %d: %s", got.status, got.body)
 	}

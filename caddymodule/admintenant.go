@@ -1,0 +1,107 @@
+package caddymodule
+
+import (
+	"context"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+)
+
+// tenantView is a tenant as administrators see it.
+type tenantView struct {
+	Name        string   `json:"name"`
+	Origin      origin   `json:"origin"`
+	Server      string   `json:"server"`
+	Security    string   `json:"security"`
+	Auth        string   `json:"auth"`
+	Provider    string   `json:"provider,omitempty"`
+	User        string   `json:"user,omitempty"`
+	From        string   `json:"from,omitempty"`
+	Senders     []string `json:"senders"`
+	Connections int      `json:"connections"`
+	// Messages in Window, and recipients in a day, are the limits; zero for none.
+	Messages         int    `json:"messages,omitempty"`
+	Window           string `json:"window,omitempty"`
+	RecipientsPerDay int    `json:"recipients_per_day,omitempty"`
+	// Recipients is "some" or "all".
+	Recipients string `json:"recipients"`
+	Failover   string `json:"failover,omitempty"`
+	// Deliver is "none" or an address where mail does not reach its recipients.
+	Deliver string `json:"deliver,omitempty"`
+	// Proxy has no user and no password.
+	Proxy string `json:"proxy,omitempty"`
+	// State is the account's, with OAuth; else "ready".
+	State string `json:"state"`
+	sendingView
+}
+
+// sendingView says whether a tenant sends at present.
+type sendingView struct {
+	// Sending is "ready"; "failed_over" while messages go to the failover tenant,
+	// "paused" after the mail server asked for less mail, "used_up" where no
+	// recipients are left for the day.
+	Sending string `json:"sending"`
+	// Until is when the next message may try, and Cause why not now.
+	Until *time.Time `json:"until,omitempty"`
+	Cause string     `json:"cause,omitempty"`
+}
+
+func viewSending(t *tenant) sendingView {
+	if t.deliver.Nowhere {
+		return sendingView{Sending: "ready"}
+	}
+	view := func(sending string, until time.Time, cause *mailer.Error) sendingView {
+		return sendingView{sending, given(until.UTC().Round(time.Second)), cause.Error()}
+	}
+	if cause, next := t.mail.Breaker.Down(); cause != nil && t.failover != "" && !t.deliver.Astray() {
+		return view("failed_over", next, cause)
+	}
+	held := t.mail.Limits.Held()
+	switch {
+	case held == nil:
+		return sendingView{Sending: "ready"}
+	case held.Code == "mailbox_recipients":
+		return view("used_up", time.Now().Add(held.RetryAfter), held)
+	}
+	return view("paused", time.Now().Add(held.RetryAfter), held)
+}
+
+func (a admin) tenants(ctx context.Context) []tenantView {
+	s := a.app.registry.load()
+	views := make([]tenantView, 0, len(s.tenants))
+	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
+		t := s.tenants[name]
+		v := tenantView{
+			Name: name, Origin: t.origin, Server: net.JoinHostPort(t.server.Host, strconv.Itoa(t.server.Port)), Security: t.server.Security.String(),
+			Auth: t.auth.Method, Provider: t.account.Provider, User: strings.ToLower(t.user),
+			Senders: t.senderRules, Connections: t.limits.connections, State: "ready",
+			Messages: t.limits.rate, RecipientsPerDay: t.limits.recipientsPerDay, Recipients: "some",
+			Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(), sendingView: viewSending(t),
+		}
+		if t.limits.rate > 0 {
+			v.Window = t.limits.window.String()
+		}
+		if t.all {
+			v.Recipients = "all"
+		}
+		if t.deliver.Nowhere {
+			v.Deliver = "none"
+		}
+		if t.auth.Method == "password" {
+			v.User = t.auth.Username
+		}
+		if !t.from.IsZero() {
+			v.From = t.from.String()
+		}
+		if t.source != nil {
+			v.State = string(t.source.Status(ctx).State)
+		}
+		views = append(views, v)
+	}
+	return views
+}
