@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the servers, readers and the browser of the end-to-end suite on Debian.
+# Installs on Debian the servers, readers and the browser of the end-to-end suite, and
+# PostgreSQL for the outbox of fleets.
 # Does nothing, and soon, where everything is there.
 #
 # Exim cannot be installed beside Postfix (Debian lets one package own port 25 and
@@ -21,12 +22,15 @@ apt_get() {
 
 packages=()
 # Python's own parser is a reader: the distribution's, not whichever comes first in PATH.
-for package in postfix dovecot-core chromium python3; do
+for package in postfix dovecot-core chromium python3 postgresql; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || packages+=("$package")
 done
 if [ "${#packages[@]}" -gt 0 ]; then
 	# Postfix's questions must not be asked, and its own instance is not wanted.
 	echo "postfix postfix/main_mailer_type select No configuration" | "${as_root[@]}" debconf-set-selections
+	# Neither is a PostgreSQL that runs: tests start their own.
+	apt_get install postgresql-common
+	"${as_root[@]}" sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
 	apt_get install "${packages[@]}"
 fi
 
