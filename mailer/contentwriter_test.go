@@ -8,6 +8,8 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
 func TestContentWriter(t *testing.T) {
@@ -105,9 +107,9 @@ func checkContentWriter(t *testing.T, in []byte, size int, lines bool) {
 		if !lines && !strings.HasPrefix(string(in), wire) {
 			t.Fatalf("%q was written as %q", in, wire)
 		}
-		for _, r := range receivers {
-			if content, _, ok := r.data([]byte(wire)); ok && lines {
-				t.Fatalf("%q, refused: the %s server took %q of %q", in, r.name, content, wire)
+		for _, r := range mailertest.Receivers {
+			if content, _, ok := r.Data([]byte(wire)); ok && lines {
+				t.Fatalf("%q, refused: the %s server took %q of %q", in, r.Name, content, wire)
 			}
 		}
 		return
@@ -118,10 +120,10 @@ func checkContentWriter(t *testing.T, in []byte, size int, lines bool) {
 		}
 		return
 	}
-	for _, r := range receivers {
-		content, rest, ok := r.data([]byte(wire + "QUIT\r\n"))
+	for _, r := range mailertest.Receivers {
+		content, rest, ok := r.Data([]byte(wire + "QUIT\r\n"))
 		if !ok || content != string(in) || string(rest) != "QUIT\r\n" {
-			t.Fatalf("%q: the %s server took %q and left %q", in, r.name, content, rest)
+			t.Fatalf("%q: the %s server took %q and left %q", in, r.Name, content, rest)
 		}
 	}
 	r := textproto.NewReader(bufio.NewReader(strings.NewReader(wire + "QUIT\r\n")))

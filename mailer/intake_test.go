@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
 const intakeID = "0190a"
@@ -372,7 +374,7 @@ func TestIntakeSmuggling(t *testing.T) {
 			t.Run("", func(t *testing.T) {
 				t.Parallel()
 				taken := 0
-				for _, s := range smuggled(3) {
+				for _, s := range mailertest.Smuggled(3) {
 					r, err := in.Read(strings.NewReader(fmt.Sprintf(format, s)), intakeID)
 					if err != nil {
 						if asError(err).Kind != KindInvalid {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
 // cannedConn is a server that says its replies one after the other, whatever it
@@ -51,29 +53,6 @@ func onWire(t *testing.T, env Envelope, content Content, o Options, offer ...str
 	}}}
 	_, err := tenant.Submit(t.Context(), env, content, o)
 	return nc.heard.Bytes(), err
-}
-
-// smuggled are texts that hold another transaction, between all combinations of
-// CR, LF and dot of up to most octets.
-func smuggled(most int) []string {
-	var ends []string
-	for n, last := 0, []string{""}; n < most; n++ {
-		var longer []string
-		for _, s := range last {
-			for _, b := range []string{"\r", "\n", "."} {
-				longer = append(longer, s+b)
-			}
-		}
-		ends, last = append(ends, longer...), longer
-	}
-	var all []string
-	for _, eol := range []string{"\r\n", "\n", "\r"} {
-		inner := strings.Join([]string{"MAIL FROM:<evil@example.com>", "RCPT TO:<victim@example.com>", "DATA", "Subject: smuggled", "", "smuggled", ".", ""}, eol)
-		for _, end := range ends {
-			all = append(all, "x"+end+inner, "x"+end+inner+end)
-		}
-	}
-	return all
 }
 
 // TestSmuggling puts another transaction into everything that a message is made
@@ -136,7 +115,7 @@ func TestSmuggling(t *testing.T) {
 		}},
 		{name: "envelope id", o: func(o *Options, s string) { o.DSN.EnvelopeID = s }},
 	}
-	corpus := smuggled(4)
+	corpus := mailertest.Smuggled(4)
 	for _, tt := range tests {
 		for _, offer := range [][]string{{"X"}, {"PIPELINING"}, {"CHUNKING"}, {"PIPELINING", "CHUNKING"}} {
 			t.Run(tt.name+"/"+strings.Join(offer, " "), func(t *testing.T) {
@@ -188,26 +167,26 @@ func checkOneTransaction(t *testing.T, s string, wire []byte, env Envelope, want
 	for _, a := range env.To {
 		to = append(to, "RCPT TO:<"+a.Mailbox()+">")
 	}
-	for _, r := range receivers {
-		seen, named, rubbish := r.read(wire)
+	for _, r := range mailertest.Receivers {
+		seen, named, rubbish := r.Read(wire)
 		if len(seen) != want || len(rubbish) > 0 {
-			t.Fatalf("%q: the %s server sees %d transactions, and %q\n%q", s, r.name, len(seen), rubbish, wire)
+			t.Fatalf("%q: the %s server sees %d transactions, and %q\n%q", s, r.Name, len(seen), rubbish, wire)
 		}
 		for _, line := range named {
 			if strings.Contains(line, "victim") || !slices.Contains(to, line) {
-				t.Fatalf("%q: the %s server was told %q", s, r.name, line)
+				t.Fatalf("%q: the %s server was told %q", s, r.Name, line)
 			}
 		}
 		for _, tr := range seen {
-			if !slices.Equal(tr.to, to) {
-				t.Fatalf("%q: the %s server sends to %q, not %q", s, r.name, tr.to, to)
+			if !slices.Equal(tr.To, to) {
+				t.Fatalf("%q: the %s server sends to %q, not %q", s, r.Name, tr.To, to)
 			}
 			// What came by BDAT may go on by DATA, where only CRLF is taken for a
 			// line end and a dot is doubled accordingly.
-			onward := "MAIL\r\nRCPT\r\nDATA\r\n" + strings.ReplaceAll("\r\n"+tr.content, "\r\n.", "\r\n..")[2:] + ".\r\nQUIT\r\n"
-			for _, next := range receivers {
-				if again, _, rubbish := next.read([]byte(onward)); len(again) != 1 || len(rubbish) > 0 {
-					t.Fatalf("%q: behind the %s server, the %s one sees %d transactions", s, r.name, next.name, len(again))
+			onward := "MAIL\r\nRCPT\r\nDATA\r\n" + strings.ReplaceAll("\r\n"+tr.Content, "\r\n.", "\r\n..")[2:] + ".\r\nQUIT\r\n"
+			for _, next := range mailertest.Receivers {
+				if again, _, rubbish := next.Read([]byte(onward)); len(again) != 1 || len(rubbish) > 0 {
+					t.Fatalf("%q: behind the %s server, the %s one sees %d transactions", s, r.Name, next.Name, len(again))
 				}
 			}
 		}

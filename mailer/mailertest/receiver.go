@@ -41,8 +41,9 @@ func (r Receiver) line(wire []byte) (line, rest []byte, ok bool) {
 	return nil, nil, false
 }
 
-// data reads content up to the final dot.
-func (r Receiver) data(wire []byte) (content string, rest []byte, ok bool) {
+// Data reads a content up to the final dot, and returns what follows it. Without an
+// end it is none.
+func (r Receiver) Data(wire []byte) (content string, rest []byte, ok bool) {
 	var b strings.Builder
 	for {
 		line, more, ok := r.line(wire)
@@ -76,7 +77,7 @@ func (r Receiver) Read(wire []byte) (seen []Seen, named, rubbish []string) {
 			t.To = append(t.To, s)
 			named = append(named, s)
 		case "DATA":
-			if t.Content, wire, ok = r.data(wire); !ok {
+			if t.Content, wire, ok = r.Data(wire); !ok {
 				return seen, named, rubbish
 			}
 			seen, t = append(seen, t), Seen{}
