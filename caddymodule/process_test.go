@@ -5,19 +5,19 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/caddymodule/endurance"
 )
 
 // asCaddy makes this test program act as Caddy: tests that need a process of its
@@ -213,26 +213,8 @@ func (p *caddyProcess) send(body string) answer {
 	}, body)
 }
 
-// freeAddress returns a loopback address that nobody listens at. Its port lies
-// below those that the system gives to clients: one of them could take it before
-// Caddy does. No two calls in a process return the same.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(12000+rand.IntN(20000)))
-		if _, taken := addresses.LoadOrStore(address, true); taken {
-			continue
-		}
-		if l, err := net.Listen("tcp", address); err == nil {
-			l.Close()
-			return address
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
-
-var addresses sync.Map // address → true
+// freeAddress returns a loopback address that nobody listens at.
+func freeAddress(t *testing.T) string { return endurance.FreeAddress(t) }
 
 // lockedBuffer is a buffer that a process writes to while a test reads it.
 type lockedBuffer struct {

@@ -2,19 +2,17 @@ package mailer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"runtime"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	gomail "github.com/wneessen/go-mail"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest/contest"
 )
 
 // The benchmarks below compare. Machines and their other users make rates worth
@@ -27,95 +25,24 @@ import (
 // Units: x_of_gosmtp is the throughput of row x over that of go-smtp's client,
 // x_allocs/mail what row x allocates, the other end included.
 
-// contestant is a row of a benchmark.
-type contestant struct {
-	name    string
-	mails   int // so many in each turn
-	workers int
-	send    func(worker int) error
-}
-
-// turn returns the mails per second and the allocations per mail.
-func (c contestant) turn(b *testing.B) (rate, allocs float64) {
-	b.Helper()
-	var before, after runtime.MemStats
-	var begun atomic.Int64
-	var wg sync.WaitGroup
-	runtime.ReadMemStats(&before)
-	begin := time.Now()
-	for w := range c.workers {
-		wg.Go(func() {
-			for begun.Add(1) <= int64(c.mails) {
-				if err := c.send(w); err != nil {
-					b.Errorf("%s: %v", c.name, err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	took := time.Since(begin)
-	runtime.ReadMemStats(&after)
-	if b.Failed() {
-		b.FailNow()
-	}
-	return float64(c.mails) / took.Seconds(), float64(after.Mallocs-before.Mallocs) / float64(c.mails)
-}
-
-// compare has all take turns and reports the ratios to the first one.
-func compare(b *testing.B, turns int, rows ...contestant) {
-	b.Helper()
-	for _, c := range rows { // connections are made, buffers grow
-		c.mails = max(c.workers*4, c.mails/10)
-		c.turn(b)
-	}
-	ratios, allocs := make([][]float64, len(rows)), make([][]float64, len(rows))
-	b.ResetTimer()
-	for b.Loop() {
-		for range turns {
-			var base float64
-			for i, c := range rows {
-				rate, n := c.turn(b)
-				if i == 0 {
-					base = rate
-				}
-				ratios[i] = append(ratios[i], rate/base)
-				allocs[i] = append(allocs[i], n)
-			}
-		}
-	}
-	b.ReportMetric(0, "ns/op") // of no interest
-	for i, c := range rows {
-		if i > 0 {
-			b.ReportMetric(median(ratios[i]), c.name+"_of_"+rows[0].name)
-		}
-		b.ReportMetric(median(allocs[i]), c.name+"_allocs/mail")
-	}
-}
-
-func median(list []float64) float64 {
-	slices.Sort(list)
-	return list[len(list)/2]
-}
-
 // BenchmarkSubmit submits ready content on loopback, over TLS and connections
 // that are there: ours to a server that offers PIPELINING, ours-bdat to one that
 // offers CHUNKING, too. The rows by hand show what is left to gain.
 func BenchmarkSubmit(b *testing.B) {
-	plain, chunking := newBenchSink(b, false), newBenchSink(b, true)
+	plain, chunking := contest.NewSink(b, false), contest.NewSink(b, true)
 	for _, size := range []struct {
 		name          string
 		octets, mails int
 	}{{"1KiB", 1 << 10, 3000}, {"100KiB", 100 << 10, 300}} {
-		content := readyContent(size.octets)
+		content := contest.NewContent(size.octets)
 		for _, c := range []int{1, 4, 16} {
 			b.Run(fmt.Sprintf("%s/c=%d", size.name, c), func(b *testing.B) {
-				compare(b, 9,
-					plain.library(b, content, size.mails, c),
-					plain.ours(b, "ours", content, size.mails, c, c),
-					plain.byHand(b, "raw", content, size.mails, c, false),
-					chunking.ours(b, "ours-bdat", content, size.mails, c, c),
-					chunking.byHand(b, "raw-bdat", content, size.mails, c, true),
+				contest.Compare(b, 9,
+					plain.Library(b, content, size.mails, c),
+					ours(b, plain, "ours", content, size.mails, c, c),
+					plain.ByHand(b, "raw", content, size.mails, c, false),
+					ours(b, chunking, "ours-bdat", content, size.mails, c, c),
+					chunking.ByHand(b, "raw-bdat", content, size.mails, c, true),
 				)
 			})
 		}
@@ -126,15 +53,34 @@ func BenchmarkSubmit(b *testing.B) {
 // a worker for each, waiting with so many workers that messages wait.
 func BenchmarkFar(b *testing.B) {
 	const connections = 4
-	plain, chunking := newBenchSink(b, false).away(b, roundTrip/2), newBenchSink(b, true).away(b, roundTrip/2)
-	content := readyContent(1 << 10)
-	compare(b, 3,
-		plain.library(b, content, 10*connections, connections),
-		plain.ours(b, "alone", content, 20*connections, connections, connections),
-		plain.ours(b, "waiting", content, 40*connections, connections, 4*connections),
-		chunking.ours(b, "alone-bdat", content, 40*connections, connections, connections),
-		chunking.ours(b, "waiting-bdat", content, 40*connections, connections, 4*connections),
+	plain, chunking := contest.NewSink(b, false).Away(b, roundTrip/2), contest.NewSink(b, true).Away(b, roundTrip/2)
+	content := contest.NewContent(1 << 10)
+	contest.Compare(b, 3,
+		plain.Library(b, content, 10*connections, connections),
+		ours(b, plain, "alone", content, 20*connections, connections, connections),
+		ours(b, plain, "waiting", content, 40*connections, connections, 4*connections),
+		ours(b, chunking, "alone-bdat", content, 40*connections, connections, connections),
+		ours(b, chunking, "waiting-bdat", content, 40*connections, connections, 4*connections),
 	)
+}
+
+// ours sends by Mailer.Send over a warm pool.
+func ours(b *testing.B, s contest.Sink, name string, content Content, mails, connections, workers int) contest.Row {
+	b.Helper()
+	tenant := &Tenant{
+		Name:    "lab",
+		Server:  Server{Host: s.Host, Port: s.Port, RootCAs: s.Roots},
+		Auth:    Password{User: "u", Password: "secret-password"},
+		Senders: Senders{any: true},
+		Pool:    &Pool{Max: connections, MaxMessages: 1 << 30},
+	}
+	b.Cleanup(func() { tenant.Pool.Close() })
+	m := &Mailer{Lookup: func(string) (*Tenant, bool) { return tenant, true }}
+	sub := readySubmission(content, someone)
+	return contest.Row{Name: name, Mails: mails, Workers: workers, Send: func(int) error {
+		_, err := m.Send(context.Background(), sub)
+		return err
+	}}
 }
 
 // BenchmarkGoMail composes messages from their parts and writes them, next to
@@ -185,7 +131,7 @@ func BenchmarkGoMail(b *testing.B) {
 				}
 				return err
 			}
-			compare(b, 15, contestant{"gomail", size.mails, 1, theirs}, contestant{"ours", size.mails, 1, ours})
+			contest.Compare(b, 15, contest.Row{Name: "gomail", Mails: size.mails, Workers: 1, Send: theirs}, contest.Row{Name: "ours", Mails: size.mails, Workers: 1, Send: ours})
 		})
 	}
 }

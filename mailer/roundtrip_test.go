@@ -2,7 +2,6 @@ package mailer
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"sync"
@@ -10,10 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/emersion/go-sasl"
-	"github.com/emersion/go-smtp"
-
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest/contest"
 )
 
 const roundTrip = 20 * time.Millisecond
@@ -111,9 +108,9 @@ func TestRoundTripsOfTheLibrary(t *testing.T) {
 	s := newFarSink(t, true, true)
 	synctest.Test(t, func(t *testing.T) {
 		nc, _ := s.dial(t.Context(), "", "")
-		c := librarySignIn(t, nc, s.roots)
+		c := contest.SignIn(t, nc, s.roots)
 		begin := time.Now()
-		if err := librarySend(c, []byte(hello.text), "b@example.net", "c@example.net", "d@example.net"); err != nil {
+		if err := contest.Send(c, []byte(hello.text), "b@example.net", "c@example.net", "d@example.net"); err != nil {
 			t.Fatal(err)
 		}
 		wantTrips(t, time.Since(begin), 6)
@@ -179,36 +176,4 @@ func closePool(t *testing.T, m *Mailer) {
 	if err := tenant.Pool.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// librarySignIn has go-smtp's client ready to send.
-func librarySignIn(t testing.TB, nc net.Conn, roots *x509.CertPool) *smtp.Client {
-	t.Helper()
-	c, err := smtp.NewClientStartTLS(nc, &tls.Config{ServerName: "mail.example.com", RootCAs: roots})
-	if err == nil {
-		err = c.Auth(sasl.NewPlainClient("", "u", "secret-password"))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func librarySend(c *smtp.Client, content []byte, to ...string) error {
-	if err := c.Mail("a@example.com", nil); err != nil {
-		return err
-	}
-	for _, a := range to {
-		if err := c.Rcpt(a, nil); err != nil {
-			return err
-		}
-	}
-	w, err := c.Data()
-	if err != nil {
-		return err
-	}
-	if _, err := w.Write(content); err != nil {
-		return err
-	}
-	return w.Close()
 }

@@ -36,6 +36,9 @@ type Options struct {
 	Tapped bool
 	// Apps adds tenants that send without a person's sign-in; see [apps].
 	Apps bool
+	// Outbox keeps messages until they are sent. Without it answers tell at once how
+	// the mail server took them.
+	Outbox bool
 }
 
 // Stack is one Caddy with all that it needs. It has these tenants for each mail
@@ -223,6 +226,9 @@ func Start(t testing.TB, o Options) *Stack {
 		}
 	}
 	config := filepath.Join(dir, "Caddyfile")
+	if !o.Outbox {
+		tenants.WriteString("outbox off\n")
+	}
 	text := fmt.Sprintf(site, strings.TrimPrefix(s.AdminURL, "http://"), dir, s.URL, s.proxy.URL, tenants.String())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -232,14 +232,17 @@ func (c *counter) verdict() string {
 		case d.sendAsDenied != "" && !c.maySendAs(m.From):
 			return fmt.Sprintf(d.sendAsDenied, c.user, m.From)
 		case c.Connections > 0 && slices.Index(c.box.open, c) >= c.Connections:
+			c.limited++
 			return d.tooManyConnections
 		case c.PerDay > 0 && today+d.counts(len(m.To)) > c.PerDay:
+			c.limited++
 			return d.quota
 		case next <= 0:
 			c.box.sent = append(c.box.sent, sent{now, len(m.To)})
 			c.messages = append(c.messages, m)
 			return d.accepted(m, now)
 		case c.Slow == nil:
+			c.limited++
 			return d.tooFast
 		}
 		c.mu.Unlock()

@@ -24,6 +24,8 @@ type Sink struct {
 	Pipelining, Chunking bool
 	// Keep keeps the messages, for [Sink.Messages].
 	Keep bool
+	// Take, where set, is given each message before it is answered.
+	Take func(Message)
 
 	sessions, taken, size atomic.Int64
 
@@ -81,7 +83,7 @@ func (d *drain) answer(step string, line []byte, usual string) string {
 	if step == "MAIL" {
 		d.n = 0
 	}
-	if d.Keep && usual[0] == '2' {
+	if d.gathers() && usual[0] == '2' {
 		d.mail.hear(step, line)
 	}
 	if step == "AUTH" && bytes.Count(line, []byte(" ")) == 1 { // no initial response
@@ -92,7 +94,7 @@ func (d *drain) answer(step string, line []byte, usual string) string {
 
 func (d *drain) octets(p []byte) {
 	d.n += int64(len(p))
-	if d.Keep {
+	if d.gathers() {
 		d.mail.text.Write(p)
 	}
 }
@@ -101,12 +103,22 @@ func (d *drain) message(byData bool) {
 	d.taken.Add(1)
 	d.size.Add(d.n)
 	d.n = 0
+	if !d.gathers() {
+		return
+	}
+	m := d.mail.message("", byData)
 	if d.Keep {
 		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.kept = append(d.kept, d.mail.message("", byData))
+		d.kept = append(d.kept, m)
+		d.mu.Unlock()
+	}
+	if d.Take != nil {
+		d.Take(m)
 	}
 }
+
+// gathers reports whether anybody wants to see messages.
+func (s *Sink) gathers() bool { return s.Keep || s.Take != nil }
 
 // letter gathers a message from what is said.
 type letter struct {

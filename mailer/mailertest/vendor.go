@@ -51,6 +51,7 @@ type Vendor struct {
 	logins    []Login
 	sessions  int
 	most      int
+	limited   int
 }
 
 // Exchange is Exchange Online at smtp.office365.com.
@@ -110,6 +111,13 @@ func (v *Vendor) Sessions() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.sessions
+}
+
+// Limited is how many messages were refused for a limit of the mailbox.
+func (v *Vendor) Limited() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.limited
 }
 
 // MostSignedIn is the largest number of sessions that were signed in to one

@@ -1,0 +1,24 @@
+//go:build endurance
+
+// The proofs on the whole program. Those for every commit take some two minutes:
+//
+//	go test -tags endurance -count=1 -timeout 5m ./caddymodule/endurance/...
+//
+// With -kills 200 and -reloads 100, and with -queued 1000000, they are those of the long suite.
+package endurance
+
+import (
+	"flag"
+	"testing"
+
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/caddy-oauth-mail/caddy-oauth-mail/caddymodule"
+)
+
+var (
+	kills   = flag.Int("kills", 20, "how often Caddy is killed; a hundred messages are accepted for each, or fifty where there are more than a hundred kills")
+	reloads = flag.Int("reloads", 20, "how often Caddy reloads")
+)
+
+func TestMain(m *testing.M) { Main(m) }
