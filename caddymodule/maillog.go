@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 	"time"
@@ -48,7 +49,7 @@ func (a *App) hooks() mailer.Hooks {
 func (m mailed) failure(e *mailer.Error) []any {
 	return []any{
 		"id", m.id, "request_id", m.request, "tenant", m.tenant, "caller", m.caller.String(),
-		"stage", string(e.Stage), "kind", e.Kind.String(), "code", mailProblem(e).code, "server", e.Server,
+		"stage", string(e.Stage), "kind", e.Kind.String(), "code", cmp.Or(mailProblem(e).code, e.Code), "server", e.Server,
 		"reply", unnamed(e.Reply.String(), m.to), "diagnosis", e.Diagnosis().ID, "cause", unnamed(cause(e), m.to),
 	}
 }

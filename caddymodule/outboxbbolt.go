@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -87,11 +86,8 @@ func defaultOutboxPath(storage certmagic.Storage) string {
 // OutboxKey is the folder.
 func (o *OutboxBbolt) OutboxKey() string { return defaultEngine + ":" + o.Path }
 
-// OutboxExists reports whether there is such a folder with something in it.
-func (o *OutboxBbolt) OutboxExists() bool {
-	entries, err := os.ReadDir(o.Path)
-	return err == nil && len(entries) > 0
-}
+// OutboxExists reports whether the folder holds an outbox.
+func (o *OutboxBbolt) OutboxExists() bool { return bolt.Exists(o.Path) }
 
 // OpenOutbox opens the folder.
 func (o *OutboxBbolt) OpenOutbox(_ context.Context, sealer outbox.Sealer, logger *slog.Logger) (outbox.Engine, error) {
