@@ -142,6 +142,7 @@ func TestParseAddressRefuses(t *testing.T) {
 		{"hyphen at the end", "a@x-.jp", "bad_address", "not valid"},
 		{"underscore", "a@x_y.jp", "bad_address", "not valid"},
 		{"broken a-label", "a@xn--a.jp", "bad_address", "not valid"},
+		{"encoded word as local part", "=?utf-8?q?boss=40bank.jp?=@x.jp", "bad_address", "encoded word"},
 		{"international slash", "a@x\uff0fy.jp", "bad_address", "not valid"},
 		{"group", "grp: a@x.jp, b@x.jp;", "bad_address", ""},
 		{"group of named", "grp: A <a@x.jp>;", "bad_address", ""},

@@ -47,6 +47,9 @@ func localFault(s string) string {
 	if len(quoteLocal(s)) > maxLocal {
 		return `is too long before the "@"`
 	}
+	if strings.Contains(s, "=?") { // a reader that decodes it shows another address
+		return `has an encoded word before the "@"`
+	}
 	for _, r := range s {
 		switch {
 		case r == '.' || r < utf8.RuneSelf && isAtext(byte(r)):
