@@ -1,6 +1,7 @@
 package mailer
 
 import (
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -39,6 +40,9 @@ func parseSpec(s string) (local, domain, fault string) {
 	return local, domain, ""
 }
 
+// encodedWord is what RFC 2047 makes of text.
+var encodedWord = regexp.MustCompile(`=\?[^?]+\?[bBqQ]\?[^?]*\?=`)
+
 // localFault says what is wrong with an unquoted local part.
 func localFault(s string) string {
 	if strings.Trim(s, ".") == "" {
@@ -47,7 +51,7 @@ func localFault(s string) string {
 	if len(quoteLocal(s)) > maxLocal {
 		return `is too long before the "@"`
 	}
-	if strings.Contains(s, "=?") { // a reader that decodes it shows another address
+	if strings.Contains(s, "=?") && encodedWord.MatchString(s) { // a reader that decodes it shows another address
 		return `has an encoded word before the "@"`
 	}
 	for _, r := range s {
