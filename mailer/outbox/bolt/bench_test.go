@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +44,10 @@ func BenchmarkAccept(b *testing.B) {
 		})
 		// As in service: what is accepted is handed out at once.
 		b.Run(fmt.Sprintf("engine and delivery/%d", writers), func(b *testing.B) {
-			e, err := Open(b.TempDir(), Options{Sealer: sealer(), MaxBytes: 64 << 30})
+			commits := 0.0
+			e, err := open(b.TempDir(), Options{Sealer: sealer(), MaxBytes: 64 << 30}, func(e *Engine) {
+				e.commit = func(tx *bbolt.Tx) error { commits++; return tx.Commit() }
+			})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -57,6 +61,7 @@ func BenchmarkAccept(b *testing.B) {
 			})
 			cancel()
 			<-ended
+			b.ReportMetric(commits/float64(b.N), "commits/msg")
 		})
 		for _, way := range []string{"update", "batch"} {
 			b.Run(fmt.Sprintf("bbolt %s/%d", way, writers), func(b *testing.B) {
@@ -79,6 +84,75 @@ func BenchmarkAccept(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkLoneClient is a client that posts one message after another, each when the
+// one before is delivered and 100 µs have passed, against the same octets in bare
+// bbolt. They take turns, so that whatever else the disk does meets both.
+//
+//	go test -run '^$' -bench LoneClient -benchtime 2000x ./mailer/outbox/bolt
+func BenchmarkLoneClient(b *testing.B) {
+	octets := strings.Repeat("text of a message, as many are\r\n", 8<<10/32)
+	e, err := Open(b.TempDir(), Options{Sealer: sealer(), MaxBytes: 64 << 30})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	delivered := make(chan struct{}, 1)
+	go func() {
+		ended <- e.Run(ctx, handler{window: 2, deliver: func(context.Context, *outbox.Message, mailer.Content) outbox.Outcome {
+			delivered <- struct{}{}
+			return outbox.Outcome{Verdict: outbox.Sent}
+		}})
+	}()
+	defer func() { cancel(); <-ended }()
+	db, err := bbolt.Open(filepath.Join(b.TempDir(), "bare.db"), 0o600, &bbolt.Options{FreelistType: bbolt.FreelistMapType})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	ways := map[string]func() error{
+		"engine": func() error {
+			m, c := letter("lab", octets)
+			return e.Accept(context.Background(), m, c)
+		},
+		"bare": func() error {
+			return db.Update(func(tx *bbolt.Tx) error {
+				bucket, err := tx.CreateBucketIfNotExists([]byte("b"))
+				if err != nil {
+					return err
+				}
+				return bucket.Put([]byte(mailer.NewID()), []byte(octets))
+			})
+		},
+	}
+	took := map[string][]time.Duration{}
+	for left := b.N; left > 0; left -= 20 {
+		for way, f := range ways {
+			for range min(20, left) {
+				begin := time.Now()
+				if err := f(); err != nil {
+					b.Fatal(err)
+				}
+				took[way] = append(took[way], time.Since(begin))
+				if way == "engine" {
+					<-delivered
+				}
+				for begin = time.Now(); time.Since(begin) < 100*time.Microsecond; { // a sleep takes longer
+					runtime.Gosched()
+				}
+			}
+		}
+	}
+	median := func(way string) float64 {
+		slices.Sort(took[way])
+		m := float64(took[way][len(took[way])/2]) / 1e3
+		b.ReportMetric(m, way+"-p50-µs")
+		return m
+	}
+	b.ReportMetric(median("engine")/median("bare"), "times")
 }
 
 // measure calls f b.N times, from so many goroutines, and reports the median.

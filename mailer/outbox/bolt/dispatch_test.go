@@ -172,6 +172,31 @@ func TestProbeWaitsForMail(t *testing.T) {
 	})
 }
 
+// TestClosedDuringProbe: a lane that is closed anew while a probe is under way is not
+// opened by it.
+func TestClosedDuringProbe(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, b *bench) {
+		begin := time.Now()
+		var r recorder
+		b.run(handler{deliver: func(_ context.Context, m *outbox.Message, _ mailer.Content) outbox.Outcome {
+			r.note(m)
+			time.Sleep(time.Minute)
+			return outbox.Outcome{Verdict: outbox.Sent}
+		}})
+		b.setLane("lab", outbox.Lane{State: outbox.LaneResting, Until: begin})
+		b.accept("lab", small)
+		b.accept("lab", small)
+		synctest.Wait()
+		b.setLane("lab", outbox.Lane{State: outbox.LaneParked, Until: begin.Add(time.Hour)})
+		time.Sleep(2 * time.Hour)
+		_, got := r.snapshot()
+		if len(got) != 2 || !got[0].Equal(begin) || !got[1].Equal(begin.Add(time.Hour)) {
+			t.Errorf("tries at %v, begun at %v", got, begin)
+		}
+	})
+}
+
 // TestExpiry: what expires is handed out at its time, within the window, once.
 func TestExpiry(t *testing.T) {
 	t.Parallel()

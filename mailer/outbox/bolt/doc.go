@@ -6,5 +6,7 @@
 // All changes go through one goroutine. It takes everything that waits and stores
 // it in one transaction; what comes meanwhile waits for the next. The same
 // transaction marks the messages that are handed out next, so that a delivery costs
-// one commit and not two. Nothing else touches the lanes, which hence need no lock.
+// one commit and not two. Outcomes that nobody waits for lie a few milliseconds, and
+// are stored with the next change that somebody waits for. Nothing else touches the
+// lanes, which hence need no lock.
 package bolt

@@ -49,6 +49,8 @@ type Engine struct {
 	retryAt  time.Time // when a reserve is made again
 	calm     time.Time // nothing is handed out before, after trouble
 	stuck    []*op     // outcomes that could not be stored
+	lying    []*op     // outcomes that nobody waits for
+	lieUntil time.Time // when they are stored, if nothing takes them along before
 	repairs  []repair
 	lanes    *lanes
 	flights  map[string]*flight
@@ -198,6 +200,18 @@ func (b *batch) accept(f *flight, h header, sealed []byte, k *kept) error {
 
 // Get implements [outbox.Engine].
 func (e *Engine) Get(ctx context.Context, id string) (*outbox.Message, error) {
+	m, err := e.read(ctx, id)
+	if err == nil && m.State == outbox.StateSending { // its outcome may lie
+		o := &op{apply: func(*batch) error { return nil }, done: make(chan error, 1)}
+		if e.queue.add(o) && e.wait(ctx, o) == nil {
+			return e.read(ctx, id)
+		}
+	}
+	return m, err
+}
+
+// read returns a message as it is stored.
+func (e *Engine) read(ctx context.Context, id string) (*outbox.Message, error) {
 	record, _, err := e.load(ctx, id, false)
 	if err != nil {
 		return nil, err

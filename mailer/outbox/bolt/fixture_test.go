@@ -35,7 +35,9 @@ func newBench(t testing.TB, o Options) *bench {
 
 func (b *bench) open(o Options) {
 	b.Helper()
-	o.Sealer = sealer()
+	if o.Sealer == nil {
+		o.Sealer = sealer()
+	}
 	b.plug = &plug{}
 	var err error
 	if b.e, err = open(b.folder, o, func(e *Engine) { e.commit = b.plug.commit }); err != nil {

@@ -17,6 +17,7 @@ var (
 	bucketLanes    = []byte("lanes") // tenant: sealed state of a lane
 
 	keyFormat = []byte("format")
+	keyCheck  = []byte("check") // sealed; see checkKey
 )
 
 // The kinds of keys in the index. A tenant is preceded by its length.

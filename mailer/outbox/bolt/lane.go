@@ -26,10 +26,10 @@ type lane struct {
 	// probe is the message that tells whether the lane can be opened.
 	probe string
 	// out counts its calls of Deliver, unrecorded those that have returned and whose
-	// outcome is not stored.
+	// outcome is not stored. The transaction that hands out the next ones stores it.
 	out, unrecorded int
-	// held is set where only unrecorded outcomes keep it from handing out.
-	held bool
+	// more is set where it may have messages that are due and find no room.
+	more bool
 	// wake is when it is looked at again; zero: when something about it changes.
 	wake  time.Time
 	place int // in the heap; -1: not in it
@@ -263,20 +263,11 @@ func (b *batch) fill() {
 // mayHand reports whether a message that is accepted can be handed out at once.
 func (b *batch) mayHand(l *lane, due time.Time) bool {
 	e := b.e
-	if !e.running() || l.state.State != outbox.LaneOpen || due.After(b.now) || b.now.Before(e.calm) || !l.room(e.window(l.tenant)) {
+	if !e.running() || l.state.State != outbox.LaneOpen || due.After(b.now) || b.now.Before(e.calm) || l.out >= e.window(l.tenant) {
 		return false
 	}
 	at, _, ok := b.first(l.dues)
 	return !ok || at.After(due)
-}
-
-// room reports whether a message can be handed out.
-func (l *lane) room(window int) bool {
-	if l.out >= window {
-		return false
-	}
-	l.held = l.out+l.unrecorded >= 2*window
-	return !l.held
 }
 
 // maxHand is how many messages are marked in a transaction.
@@ -285,6 +276,7 @@ const maxHand = 512
 // look hands out what can be, and says when to look again.
 func (b *batch) look(l *lane) {
 	ls, wake := b.e.lanes, time.Time{}
+	l.more = false
 	defer func() {
 		ls.wakeAt(l, wake)
 		b.after(func() { ls.forget(l) })
@@ -296,7 +288,7 @@ func (b *batch) look(l *lane) {
 		wake = b.e.calm
 		return
 	}
-	for window := b.e.window(l.tenant); b.err == nil && l.room(window); {
+	for window := b.e.window(l.tenant); b.err == nil && l.out < window; {
 		if len(b.launched) >= maxHand { // others wait for this transaction
 			wake = b.now
 			return
@@ -330,7 +322,7 @@ func (b *batch) look(l *lane) {
 		}
 		b.hand(l, id, l.state.State != outbox.LaneOpen, append(appendTime(lanePrefix(indexDue, l.tenant), at), id...))
 	}
-	wake = time.Time{}
+	wake, l.more = time.Time{}, true
 }
 
 // hand marks a message and hands it out when the mark is durable.

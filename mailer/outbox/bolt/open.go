@@ -79,6 +79,9 @@ func open(folder string, o Options, change func(*Engine)) (*Engine, error) {
 	}
 	e.reserved = e.makeReserve() == nil
 	go e.commits()
+	if err := e.do(&op{apply: (*batch).check}); err != nil {
+		e.log().Warn("the outbox could not note the key that it seals with", "error", err)
+	}
 	return e, nil
 }
 
@@ -92,6 +95,7 @@ func (e *Engine) openDatabase(make bool) error {
 	}
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{
 		Timeout: e.options.LockTimeout, FreelistType: bbolt.FreelistMapType,
+		NoFreelistSync: true, // else it may write
 	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -99,7 +103,7 @@ func (e *Engine) openDatabase(make bool) error {
 	case err != nil:
 		return fmt.Errorf("opening the outbox %s: %w; if it is damaged, move it away and restore it", file, err)
 	}
-	if err = prepare(db); err == nil && isNew {
+	if err = e.prepare(db); err == nil && isNew {
 		err = e.syncFolder(e.folder)
 	}
 	if err != nil {
@@ -112,13 +116,16 @@ func (e *Engine) openDatabase(make bool) error {
 	return nil
 }
 
-// prepare makes the buckets, or refuses what a newer version has made.
-func prepare(db *bbolt.DB) error {
+// prepare makes the buckets, or refuses what a newer version has made or another key
+// has sealed.
+func (e *Engine) prepare(db *bbolt.DB) error {
 	found := ""
 	err := db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket(bucketMeta); b != nil {
-			found = string(b.Get(keyFormat))
-			return nil
+			if found = string(b.Get(keyFormat)); found != format {
+				return nil
+			}
+			return e.checkKey(b.Get(keyCheck))
 		}
 		if k, _ := tx.Cursor().First(); k != nil {
 			return errors.New("this is the database of another program; give the outbox a folder of its own")
@@ -139,6 +146,29 @@ func prepare(db *bbolt.DB) error {
 		}
 		return tx.Bucket(bucketMeta).Put(keyFormat, []byte(format))
 	})
+}
+
+// checkKey tells whether the sealer has the key that the outbox was sealed with when
+// it was opened last.
+func (e *Engine) checkKey(sealed []byte) error {
+	if sealed == nil {
+		return nil
+	}
+	if _, err := e.options.Sealer.Open(checkName, sealed); err != nil {
+		return fmt.Errorf("the key that it was sealed with is missing: %w; bring that key back, as a further encryption_key, or move the folder of the outbox away and lose the messages in it", err)
+	}
+	return nil
+}
+
+// check stores what tells the next time whether the key is the same. All that is
+// sealed until then is sealed with this key, or with one before it.
+func (b *batch) check() error {
+	sealed, err := b.e.options.Sealer.Seal(checkName, []byte(checkName))
+	if err != nil {
+		return err
+	}
+	b.set(b.meta, keyCheck, sealed)
+	return nil
 }
 
 // makeFolder makes a folder and what is missing above it, durably.

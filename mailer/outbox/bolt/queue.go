@@ -7,8 +7,9 @@ type op struct {
 	// apply makes the change, or says why it makes none. It may be called again where
 	// the transaction failed.
 	apply func(*batch) error
-	// arrive, if set, is called once before, even where nothing can be stored.
-	arrive func()
+	// arrive, if set, is called once before, even where nothing can be stored. It reports
+	// whether the op can lie for a while, since nobody waits for it.
+	arrive func() (idle bool)
 	// accept marks what takes space that others can do without.
 	accept bool
 	// keep marks what is tried until it is stored.

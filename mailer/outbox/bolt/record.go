@@ -160,6 +160,8 @@ func parseTime(b []byte) time.Time {
 }
 
 // The names that things are sealed under.
+const checkName = "oauth_mail/outbox/check"
+
 func messageName(id string) string  { return "oauth_mail/outbox/message/" + id }
 func contentName(id string) string  { return "oauth_mail/outbox/content/" + id }
 func laneName(tenant string) string { return "oauth_mail/outbox/lane/" + tenant }

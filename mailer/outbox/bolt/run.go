@@ -55,7 +55,7 @@ func (e *Engine) Run(ctx context.Context, h outbox.Handler) error {
 		return err
 	}
 	r := &run{ctx, h}
-	e.queue.add(&op{keep: true, arrive: func() { e.run = r }, apply: (*batch).start})
+	e.queue.add(&op{keep: true, arrive: func() bool { e.run = r; return false }, apply: (*batch).start})
 	select {
 	case <-ctx.Done():
 	case <-e.ended:
@@ -63,7 +63,7 @@ func (e *Engine) Run(ctx context.Context, h outbox.Handler) error {
 	}
 	stopped := make(chan struct{})
 	e.queue.add(&op{
-		arrive: func() { e.run, e.stopped = nil, stopped },
+		arrive: func() bool { e.run, e.stopped = nil, stopped; return false },
 		apply:  func(*batch) error { return nil },
 	})
 	select {
@@ -308,13 +308,14 @@ func (e *Engine) deliver(r *run, f *flight) {
 	}
 	f.plain, f.content = nil, nil
 	e.queue.add(&op{
-		keep: true, arrive: func() { e.land(f, s) },
+		keep: true, arrive: func() bool { return e.land(f, s) },
 		apply: func(b *batch) error { return b.land(f, s) },
 	})
 }
 
-// land notes that a flight has ended. Its lane may hand out the next.
-func (e *Engine) land(f *flight, s *settled) {
+// land notes that a flight has ended. Its lane may hand out the next: if there may be
+// one, or the outcome says more than that the message is done, it cannot lie.
+func (e *Engine) land(f *flight, s *settled) (idle bool) {
 	l := f.lane
 	f.landed = true
 	e.out--
@@ -326,6 +327,7 @@ func (e *Engine) land(f *flight, s *settled) {
 			s.lane = &outbox.Lane{} // it is well again
 		}
 	}
+	return e.running() && !l.more && s != nil && s.lane == nil && !s.header.waits()
 }
 
 // message returns a message and its content as the handler gets it.
@@ -374,10 +376,6 @@ func (b *batch) land(f *flight, s *settled) error {
 		l.unrecorded--
 		if e.flights[f.id] == f {
 			delete(e.flights, f.id)
-		}
-		if l.held {
-			l.held = false
-			e.lanes.wakeAt(l, b.now)
 		}
 		e.lanes.forget(l)
 	})

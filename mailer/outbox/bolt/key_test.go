@@ -1,0 +1,145 @@
+package bolt
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	bbolt "go.etcd.io/bbolt"
+)
+
+func otherSealer(t *testing.T) testSealer {
+	t.Helper()
+	block, err := aes.NewCipher([]byte("fedcba9876543210"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return testSealer{aead}
+}
+
+// ringSealer seals with its first key and opens with all.
+type ringSealer []testSealer
+
+func (r ringSealer) Seal(name string, plain []byte) ([]byte, error) { return r[0].Seal(name, plain) }
+
+func (r ringSealer) Open(name string, sealed []byte) (plain []byte, err error) {
+	for _, s := range r {
+		if plain, err = s.Open(name, sealed); err == nil {
+			return plain, nil
+		}
+	}
+	return nil, err
+}
+
+// snapshot returns all there is in a folder: octets and times.
+func snapshot(t *testing.T, folder string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		all[path] = info.ModTime().String()
+		if !d.IsDir() {
+			octets, err := os.ReadFile(path)
+			all[path] += string(octets)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestOpenOtherKey: an outbox that another key has sealed is refused and left as it
+// is. With the old key behind the new one it opens, and takes the new one.
+func TestOpenOtherKey(t *testing.T) {
+	t.Parallel()
+	for name, fill := range map[string]func(t *testing.T, b *bench){
+		"empty": func(*testing.T, *bench) {},
+		"filled": func(_ *testing.T, b *bench) {
+			b.accept("lab", small)
+			b.accept("lab", strings.Repeat(small, 60))
+		},
+		"no value": func(t *testing.T, b *bench) { // it is added
+			b.close()
+			db, err := bbolt.Open(filepath.Join(b.folder, databaseFile), 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = db.Update(func(tx *bbolt.Tx) error {
+				if tx.Bucket(bucketMeta).Get(keyCheck) == nil {
+					t.Error("there was none before")
+				}
+				return tx.Bucket(bucketMeta).Delete(keyCheck)
+			})
+			if err := errors.Join(err, db.Close()); err != nil {
+				t.Fatal(err)
+			}
+			b.open(Options{})
+		},
+		"no list of free pages": func(_ *testing.T, b *bench) { // bbolt likes to write one
+			b.close()
+			b.open(Options{})
+			b.e.maxFreeList = -1
+			b.accept("lab", small)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, Options{})
+			fill(t, b)
+			last := b.accept("lab", small)
+			b.close()
+			orphan := b.e.contentFile("orphan")
+			old := time.Now().Add(-2 * orphanAge)
+			if err := errors.Join(os.WriteFile(orphan, nil, 0o600), os.Chtimes(orphan, old, old), os.Remove(filepath.Join(b.folder, reserveFile))); err != nil {
+				t.Fatal(err)
+			}
+			before := snapshot(t, b.folder)
+			fresh := otherSealer(t)
+			e, err := Open(b.folder, Options{Sealer: fresh})
+			if err == nil {
+				_ = e.Close()
+				t.Fatal("it was opened")
+			}
+			for _, want := range []string{b.folder, "the key that it was sealed with is missing", "as a further encryption_key", "move the folder of the outbox away"} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is not in: %v", want, err)
+				}
+			}
+			after := snapshot(t, b.folder)
+			for path := range after {
+				if before[path] != after[path] {
+					t.Errorf("%s was changed", path)
+				}
+			}
+			if len(before) != len(after) {
+				t.Errorf("%d files, %d before", len(after), len(before))
+			}
+			b.open(Options{})
+			b.get(last.ID)
+			b.close()
+			b.open(Options{Sealer: ringSealer{fresh, sealer()}})
+			b.get(last.ID)
+			b.close()
+			b.open(Options{Sealer: fresh})
+		})
+	}
+}
