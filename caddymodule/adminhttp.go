@@ -79,6 +79,9 @@ var settingsRoutes = routes[*adminCall]{
 	{http.MethodGet, "/storage", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
 		return http.StatusOK, a.storage(), nil
 	}}},
+	{http.MethodGet, "/inventory", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
+		return http.StatusOK, map[string]any{"clients": a.inventory()}, nil
+	}}},
 	{http.MethodPost, "/tenants/{tenant}/test", &adminCall{"operator", serveTest}},
 	{http.MethodPost, "/accounts/{provider}/{user}/authorize", &adminCall{"operator", func(a admin, r *adminRequest) (int, any, error) {
 		flow := flowBrowser

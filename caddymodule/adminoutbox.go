@@ -28,8 +28,10 @@ func outboxError(err error) error {
 		return nil
 	case errors.Is(err, outbox.ErrNotFound):
 		return &adminError{kind: adminNotFound, err: err}
-	case errors.Is(err, outbox.ErrSending), errors.Is(err, outbox.ErrState):
-		return &adminError{kind: adminConflict, err: err}
+	case errors.Is(err, outbox.ErrSending):
+		return &adminError{kind: adminConflict, err: fmt.Errorf("%w; ask again in a moment what has become of it", err)}
+	case errors.Is(err, outbox.ErrState):
+		return &adminError{kind: adminConflict, err: fmt.Errorf("%w; retry takes queued, held and failed ones, cancel scheduled, queued and held ones, and DELETE all of them", err)}
 	}
 	return &adminError{kind: adminUpstream, err: err}
 }
@@ -53,8 +55,25 @@ func (a admin) outbox(ctx context.Context, l diagnosis.Language) (outboxView, er
 		return outboxView{}, outboxError(err)
 	}
 	v := viewOutbox(stats, lanes, a.app.registry.load(), l)
-	v.Engine, v.Shared = a.app.engineName, a.app.engine.Shared()
+	v.Engine, v.Shared, v.Accepting = a.app.engineName, a.app.engine.Shared(), true
+	if code := a.app.box.refusing.Load(); code != nil {
+		v.Accepting, v.Refusing = false, *code
+	}
 	return v, nil
+}
+
+// lanes returns the states of tenants whose messages wait, if they can be read.
+func (a admin) lanes(ctx context.Context) (lanes map[string]outbox.Lane, ok bool) {
+	if a.app.engine == nil {
+		return nil, false
+	}
+	box, release, err := a.useOutbox()
+	if err != nil {
+		return nil, false // GET /outbox tells
+	}
+	defer release()
+	lanes, err = box.Engine().Lanes(ctx)
+	return lanes, err == nil
 }
 
 // messages lists messages, the newest first.
@@ -108,26 +127,29 @@ func (a admin) content(ctx context.Context, id, by string) (c mailer.Content, re
 	return c, release, nil
 }
 
-// The operations on a message.
-var messageOperations = map[string]func(ctx context.Context, o *outbox.Outbox, id, by string) error{
-	"retry":  func(ctx context.Context, o *outbox.Outbox, id, _ string) error { return o.RetryNow(ctx, id) },
-	"cancel": func(ctx context.Context, o *outbox.Outbox, id, by string) error { return o.Cancel(ctx, id, by) },
-}
+// operation does something with a message, and notes who wanted that.
+type operation func(o *outbox.Outbox, ctx context.Context, id, by string) error
+
+// retry makes a message due.
+func retry(o *outbox.Outbox, ctx context.Context, id, _ string) error { return o.RetryNow(ctx, id) }
 
 // operate does something with a message, and shows it.
-func (a admin) operate(ctx context.Context, operation, id, by string, l diagnosis.Language) (messageView, error) {
+func (a admin) operate(ctx context.Context, name string, do operation, id, by string, l diagnosis.Language) (messageView, error) {
 	box, release, err := a.useOutbox()
 	if err != nil {
 		return messageView{}, err
 	}
 	defer release()
-	if err := messageOperations[operation](ctx, box, id, by); err != nil {
+	if err := do(box, ctx, id, by); err != nil {
 		return messageView{}, outboxError(err)
 	}
-	a.app.logger.Info("an operator has changed a message in the outbox", "operation", operation, "id", id, "by", by)
+	a.app.logger.Info("an operator has changed a message in the outbox", "operation", name, "id", id, "by", by)
 	m, err := box.Engine().Get(ctx, id)
 	if err != nil {
 		return messageView{}, outboxError(err)
+	}
+	if m.State == outbox.StateCanceled {
+		a.app.count(m.Tenant, resultCanceled, false)
 	}
 	return viewMessage(m, l), nil
 }

@@ -31,8 +31,8 @@ var outboxRoutes = routes[*adminCall]{
 		content, release, err := a.content(r.Context(), r.id, r.by)
 		return http.StatusOK, eml{r.id, content, release}, err
 	}}},
-	{http.MethodPost, "/outbox/messages/{id}/retry", &adminCall{"operator", serveOperation("retry")}},
-	{http.MethodPost, "/outbox/messages/{id}/cancel", &adminCall{"operator", serveOperation("cancel")}},
+	{http.MethodPost, "/outbox/messages/{id}/retry", &adminCall{"operator", serveOperation("retry", retry)}},
+	{http.MethodPost, "/outbox/messages/{id}/cancel", &adminCall{"operator", serveOperation("cancel", (*outbox.Outbox).Cancel)}},
 	{http.MethodDelete, "/outbox/messages/{id}", &adminCall{"operator", func(a admin, r *adminRequest) (int, any, error) {
 		if err := r.settings(nil); err != nil {
 			return 0, nil, err
@@ -55,12 +55,12 @@ var outboxRoutes = routes[*adminCall]{
 	}}},
 }
 
-func serveOperation(name string) func(admin, *adminRequest) (int, any, error) {
+func serveOperation(name string, do operation) func(admin, *adminRequest) (int, any, error) {
 	return func(a admin, r *adminRequest) (int, any, error) {
 		if err := r.settings(nil); err != nil {
 			return 0, nil, err
 		}
-		v, err := a.operate(r.Context(), name, r.id, r.by, languageOf(r.Request))
+		v, err := a.operate(r.Context(), name, do, r.id, r.by, languageOf(r.Request))
 		return http.StatusOK, v, err
 	}
 }

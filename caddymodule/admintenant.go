@@ -38,6 +38,9 @@ type tenantView struct {
 	// State is the account's, with OAuth; else "ready".
 	State string `json:"state"`
 	sendingView
+	// Outbox is the state of its messages in the outbox: "open", "resting", "parked" or
+	// "paused"; empty without an outbox, and where that cannot be read.
+	Outbox string `json:"outbox,omitempty"`
 }
 
 // sendingView says whether a tenant sends at present.
@@ -73,6 +76,7 @@ func viewSending(t *tenant) sendingView {
 
 func (a admin) tenants(ctx context.Context) []tenantView {
 	s := a.app.registry.load()
+	lanes, hasLanes := a.lanes(ctx)
 	views := make([]tenantView, 0, len(s.tenants))
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		t := s.tenants[name]
@@ -82,6 +86,9 @@ func (a admin) tenants(ctx context.Context) []tenantView {
 			Senders: t.senderRules, Connections: t.limits.connections, State: "ready",
 			Messages: t.limits.rate, RecipientsPerDay: t.limits.recipientsPerDay, Recipients: "some",
 			Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(), sendingView: viewSending(t),
+		}
+		if hasLanes {
+			v.Outbox = viewLaneState(lanes[name])
 		}
 		if t.limits.rate > 0 {
 			v.Window = t.limits.window.String()

@@ -6,13 +6,13 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
@@ -62,6 +62,9 @@ type App struct {
 	// The API keys of the send route, by name.
 	Keys map[string]*Key `json:"keys,omitempty"`
 
+	// The entrances for devices and programs that send by SMTP.
+	SMTP []*SMTP `json:"smtp,omitempty"`
+
 	logger  *slog.Logger
 	storage certmagic.Storage
 	store   *tokens.Store
@@ -74,16 +77,25 @@ type App struct {
 	// engine is the module of the outbox; nil without one.
 	engine     outboxEngine
 	engineName string
-	// full is set while the outbox takes no messages.
-	full     atomic.Bool
+	box        *outboxState
+	// before is the configuration whose settings the outbox had before it had those of
+	// this one; nil for none.
+	before   *App
+	loading  *loading
 	events   *eventQueue
 	guard    *guard
-	memory   budget
+	memory   *budget
 	holdings holdings
 	// condition is what is known of the storage.
 	condition condition
 	// pools are the connections that the app's tenants use.
 	pools []*mailer.Pool
+	// tls has the certificates of the SMTP entrances; nil where they need none.
+	tls *caddytls.TLS
+	// internalNames are those that got a policy for Caddy's own authority.
+	internalNames []string
+	// entries are the SMTP entrances' addresses.
+	entries []smtpEntry
 
 	// stop ends the goroutines; nil while none runs.
 	stop context.CancelFunc
@@ -128,8 +140,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.attach(s); err != nil {
 		return err
 	}
+	if err := a.provisionSMTP(ctx, s); err != nil {
+		return err
+	}
 	// The snapshot has it all, and there may be very much of it.
-	a.Providers, a.Tenants = nil, nil
+	a.Providers, a.Tenants, a.SMTP = nil, nil, nil
 	a.flow = &tokens.Flow{Store: a.store, Keys: keys, Verify: a.verify}
 	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.hooks()}
 	if a.engine != nil {
@@ -138,17 +153,25 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.events, err = newEventQueue(ctx, a.logger); err != nil {
 		return err
 	}
+	if err := a.followCore(ctx); err != nil {
+		return err
+	}
 	a.guard, a.memory = newGuard(), newBudget()
 	a.registry.current.Store(s)
 	return nil
 }
 
-// Start begins to keep the tokens fresh, and to send what is in the outbox.
+// Start begins to keep the tokens fresh, and makes all ready to send what is in the
+// outbox and to serve SMTP, which begins when the other apps have started, too: see
+// takeForce.
 func (a *App) Start() error {
 	if _, err := a.keys(); err != nil {
 		return err
 	}
 	if err := a.startOutbox(); err != nil {
+		return err
+	}
+	if err := a.listenSMTP(); err != nil {
 		return err
 	}
 	a.holdings.begin()
@@ -170,7 +193,7 @@ func (a *App) Start() error {
 	go a.guarded(func() { a.nameUnauthorized(ctx) })
 	go a.guarded(func() { a.watchExpiries(ctx) })
 	go a.guarded(func() { a.tendStorage(ctx) })
-	go a.guarded(func() { a.events.run(ctx) })
+	go a.guarded(a.events.run)
 	if a.engine != nil {
 		go a.guarded(func() { a.watchLanes(ctx) })
 	}
@@ -218,7 +241,8 @@ func (a *App) sweepPools(ctx context.Context) {
 	}
 }
 
-// stopGrace bounds how long an exit waits for refreshes that were sent.
+// stopGrace bounds how long an exit waits for refreshes that were sent, and how long
+// for messages whose content is on its way.
 const stopGrace = 30 * time.Second
 
 // Stop ends the refresher. A reload does not wait for it: what it has begun is
@@ -229,11 +253,17 @@ func (a *App) Stop() error {
 		return nil
 	}
 	a.stop()
+	a.loading.end(false)
+	if a.box != nil {
+		a.box.withdraw(a)
+	}
+	a.events.close()
 	if !caddy.Exiting() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
+	a.holdings.stopSMTP(ctx)
 	if err := tokens.Wait(ctx); err != nil {
 		a.logger.Warn("exiting while tokens are being refreshed; an account may need a new sign-in")
 	}
@@ -242,9 +272,11 @@ func (a *App) Stop() error {
 
 // Cleanup gives back what outlives the configuration.
 func (a *App) Cleanup() error {
+	a.loading.end(false)
 	if a.stop != nil {
 		a.stop()
 	}
+	a.holdings.releaseSMTP(a)
 	a.holdings.releaseOutbox(a)
 	a.holdings.release()
 	if a.refreshed == nil {

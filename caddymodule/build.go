@@ -25,7 +25,8 @@ type snapshot struct {
 	redirectBase *url.URL
 	// refresh says which tokens are kept fresh.
 	refresh tokens.Policy
-	// keepSent and keepFailed say how long the outbox remembers messages.
+	// keepSent and keepFailed say how long the outbox remembers messages; zero: as it
+	// does by default.
 	keepSent, keepFailed time.Duration
 	providers            map[string]*provider
 	tenants              map[string]*tenant
@@ -35,6 +36,8 @@ type snapshot struct {
 	keys map[[sha256.Size]byte]*apiKey
 	// callbacks are the providers by the path of their redirect URI.
 	callbacks map[string]*provider
+	// smtp are the SMTP entrances.
+	smtp []*smtpEntrance
 }
 
 type provider struct {
@@ -67,6 +70,7 @@ func build(s settings) (*snapshot, error) {
 		mailboxes: make(map[mailboxKey]*tenant),
 		pools:     make(map[[sha256.Size]byte]*x509.CertPool),
 		sessions:  make(map[[sha256.Size]byte]tls.ClientSessionCache),
+		listens:   make(map[string]string),
 		snapshot: &snapshot{
 			providers: make(map[string]*provider),
 			tenants:   make(map[string]*tenant),
@@ -92,6 +96,9 @@ func build(s settings) (*snapshot, error) {
 	for _, name := range slices.Sorted(maps.Keys(s.keys)) {
 		b.key(name, s.keys[name])
 	}
+	for _, e := range s.smtp {
+		b.smtp(e)
+	}
 	if err := errors.Join(b.errs...); err != nil {
 		return nil, err
 	}
@@ -111,7 +118,9 @@ type builder struct {
 	// sessions are the TLS sessions of the servers that the same authorities
 	// verify.
 	sessions map[[sha256.Size]byte]tls.ClientSessionCache
-	errs     []error
+	// listens are the SMTP entrances by the addresses that they listen at.
+	listens map[string]string
+	errs    []error
 }
 
 func (b *builder) errorf(format string, args ...any) {

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"cmp"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -24,12 +23,11 @@ func (b *builder) retention(s settings) {
 			b.errorf("%s: must be above zero", v.word)
 		}
 	}
-	b.snapshot.keepSent = cmp.Or(s.keepSent, defaultKeepSent)
-	b.snapshot.keepFailed = cmp.Or(s.keepFailed, defaultKeepFailed)
+	b.snapshot.keepSent, b.snapshot.keepFailed = s.keepSent, s.keepFailed
 }
 
 // tenantOutbox checks what the outbox does with the messages of a tenant, whose
-// limits are known.
+// limits are known. What is not set has the defaults of the outbox.
 func (b *builder) tenantOutbox(at string, s tenantSettings, t *tenant) {
 	if s.Lifetime < 0 {
 		b.errorf("%s, lifetime: must be above zero", at)
@@ -38,9 +36,9 @@ func (b *builder) tenantOutbox(at string, s tenantSettings, t *tenant) {
 		b.errorf("%s, on_unknown: %q must be one of %s", at, s.OnUnknown, strings.Join(unknownRules, ", "))
 	}
 	t.policy = outbox.Policy{
-		Lifetime:    cmp.Or(time.Duration(s.Lifetime), defaultLifetime),
+		Lifetime:    time.Duration(s.Lifetime),
 		HoldUnknown: s.OnUnknown == "hold", AllRecipients: t.all,
-		Brake:       cmp.Or(s.Brake, defaultBrake),
+		Brake:       s.Brake,
 		Connections: t.limits.connections,
 		Mailbox:     t.mailbox().name(),
 		Limits: outbox.MailboxLimits{

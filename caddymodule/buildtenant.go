@@ -45,6 +45,8 @@ type tenant struct {
 	warm bool
 	// policy is what the outbox does with the tenant's messages; attach completes it.
 	policy outbox.Policy
+	// way identifies how it sends, and within which limits; set by attach.
+	way [sha256.Size]byte
 	// source and mail are set by attach. Source is nil without an account.
 	source *tokens.Source
 	mail   *mailer.Tenant

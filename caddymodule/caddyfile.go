@@ -99,6 +99,30 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			brake       <number>|off
 //		}
 //		key <name> <key> <tenant>
+//		smtp <address>... {
+//			hostname       <name>
+//			tls            [starttls|implicit|off] [automatic|internal]
+//			tenant         <tenant>
+//			sni            <name> <tenant>
+//			plaintext_auth <network>...
+//			user <name> {
+//				password     <hash>|<password of 24 characters and more>
+//				tenant       <tenant>
+//				from         <address>
+//				rewrite_from <address>
+//				networks     <network>...
+//			}
+//			network <network>... {
+//				tenant       <tenant>
+//				from         <address>
+//				rewrite_from <address>
+//			}
+//			max_size       <size>
+//			max_recipients <number>
+//			connections    <number>
+//			connections_per_address <number>
+//			bare_lf        mend|refuse
+//		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // option name
@@ -115,6 +139,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"provider":       many(named(&a.Providers, parseProvider)),
 		"tenant":         many(named(&a.Tenants, parseTenant)),
 		"key":            many(a.parseKey),
+		"smtp":           many(a.parseSMTP),
 	})
 }
 

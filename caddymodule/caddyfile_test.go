@@ -103,6 +103,8 @@ var grammarWords = []string{
 	"server", "auth", "oauth", "password", "none", "xoauth2", "oauthbearer", "user", "from", "senders", "connections", "ca_file",
 	"rate", "recipients_per_day", "max_age", "max_idle", "max_messages", "warm", "recipients", "all", "failover", "deliver", "to",
 	"outbox", "off", "bbolt", "max_size", "keep_sent", "keep_failed", "lifetime", "on_unknown", "hold", "brake",
+	"smtp", "hostname", "tls", "starttls", "implicit", "automatic", "internal", "sni", "plaintext_auth", "rewrite_from", "networks", "network",
+	"max_recipients", "connections_per_address", "bare_lf", "mend", "refuse",
 	"send", "callback", "admin", "role", "viewer", "operator", "allow_unauthenticated",
 }
 
@@ -110,7 +112,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	t.Parallel()
 	app := func(lines string) string { return "{\n\toauth_mail {\n" + lines + "\n\t}\n}\n" }
 	tests := []struct{ name, config, want string }{
-		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, keep_failed, keep_sent, key, outbox, provider, redirect_base, refresh, tenant, at Caddyfile:3"},
+		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, keep_failed, keep_sent, key, outbox, provider, redirect_base, refresh, smtp, tenant, at Caddyfile:3"},
 		{"unknown word in a provider", app("provider a {\nclient a\n}"), "unrecognized subdirective client"},
 		{"unknown word in a tenant", app("tenant a {\nsmtp a\n}"), "at Caddyfile:4"},
 		{"argument missing", app("redirect_base"), "wrong argument count or unexpected line ending after 'redirect_base', at Caddyfile:3"},

@@ -15,7 +15,9 @@ import (
 type emailRequest struct {
 	message *mailer.Message
 	// at is when it is to go; zero for now.
-	at       time.Time
+	at time.Time
+	// schedule is how the request says that.
+	schedule string
 	warnings []string
 }
 
@@ -45,7 +47,10 @@ func parseEmail(body []byte, outbox bool) (*emailRequest, error) {
 	var to, cc, bcc, replyTo []string
 	scheduled := unsupported("scheduling needs the outbox, which is off on this server")
 	if outbox {
-		scheduled = decodeSchedule(&r.at, time.Now())
+		scheduled = func(path string, raw json.RawMessage) error {
+			r.schedule = string(raw)
+			return decodeSchedule(&r.at, time.Now())(path, raw)
+		}
 	}
 	err := decodeObject(body, "", fields{
 		"from":         decodePresent(&from),

@@ -149,6 +149,11 @@ func (a *App) expand() (settings, error) {
 		e.text("tenant", &key.Tenant)
 		s.keys[name] = keySettings{Key: key, origin: originFile}
 	}
+	for _, v := range a.SMTP {
+		if e.present("smtp", v != nil) {
+			s.smtp = append(s.smtp, e.smtp(*v))
+		}
+	}
 	return s, errors.Join(e.errs...)
 }
 

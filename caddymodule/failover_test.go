@@ -101,7 +101,7 @@ func TestFailoverSite(t *testing.T) {
 	got := p.do("GET", "/admin/tenants", map[string]string{"Authorization": "Basic b3BzOm9wcy1wYXNzd29yZA=="}, "")
 	for _, want := range []string{
 		`"deliver":"none"`, `"deliver":"developers@example.com"`, `"failover":"bulk"`, `"recipients":"all"`,
-		`"messages":100,"window":"1m0s"`, `"state":"ready","sending":"failed_over","until":"`, `connection refused"},{"name":"nowhere"`,
+		`"messages":100,"window":"1m0s"`, `"state":"ready","sending":"failed_over","until":"`, `connection refused","outbox":"open"},{"name":"nowhere"`,
 	} {
 		if !strings.Contains(got.body, want) {
 			t.Errorf("no %s in %s", want, got.body)

@@ -115,34 +115,4 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestBudget: requests beyond it are sent away, and room that was given back
-// serves again.
-func TestBudget(t *testing.T) {
-	t.Parallel()
-	b := newBudget()
-	request := func(length int64) *http.Request {
-		r := httptest.NewRequest("POST", "/emails", nil)
-		r.ContentLength = length
-		return r
-	}
-	var release []func()
-	for range maxInFlight / maxBody {
-		f, err := b.acquire(request(-1)) // of unknown length: as large as it may be
-		if err != nil {
-			t.Fatal(err)
-		}
-		release = append(release, f)
-	}
-	if p := toProblem(second(b.acquire(request(maxBody)))); p.status != 503 || p.retryAfter == 0 {
-		t.Errorf("beyond the budget: %+v", p)
-	}
-	if p := toProblem(second(b.acquire(request(maxBody + 1)))); p.status != 413 {
-		t.Errorf("larger than any may be: %+v", p)
-	}
-	release[0]()
-	if err := second(b.acquire(request(maxBody))); err != nil {
-		t.Errorf("after room was given back: %v", err)
-	}
-}
-
 func second[T any](_ T, err error) error { return err }

@@ -1,10 +1,14 @@
 package caddymodule
 
 import (
-	"bytes"
+	"bufio"
+	"cmp"
 	"crypto/sha256"
-	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -30,54 +34,66 @@ func idempotencyKey(h http.Header) (string, error) {
 	return key, nil
 }
 
+// fingerprint is a digest of what a request asks for, however its JSON is written. It
+// is taken before the message gets what this server adds. It copies nothing: a field
+// may have as many octets as the body.
+func (r *emailRequest) fingerprint(tenant string) ([]byte, error) {
+	m := r.message
+	sum := sha256.New()
+	w := bufio.NewWriter(sum) // no write fails: a hash takes all
+	count := func(n int64) { fmt.Fprintf(w, "%d:", n) }
+	add := func(texts ...string) {
+		for _, s := range texts {
+			count(int64(len(s)))
+			_, _ = w.WriteString(s)
+		}
+	}
+	add("POST /emails", tenant, r.schedule, m.Subject, m.Text, m.HTML)
+	for _, list := range [][]mailer.Address{{m.From}, m.ReplyTo, m.To, m.Cc, m.Bcc} {
+		count(int64(len(list)))
+		for _, a := range list {
+			add(a.Name, a.Local, a.Domain)
+		}
+	}
+	headers := slices.SortedFunc(slices.Values(m.Headers), func(x, y mailer.HeaderField) int {
+		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.Value, y.Value))
+	})
+	count(int64(len(headers)))
+	for _, h := range headers {
+		add(h.Name, h.Value)
+	}
+	for _, a := range m.Attachments {
+		add(a.Filename, a.ContentType, a.ContentID, strconv.FormatBool(a.Inline))
+		count(a.Source.Size())
+		if err := copySource(w, a.Source); err != nil {
+			return nil, err
+		}
+	}
+	_ = w.Flush()
+	return sum.Sum(nil), nil
+}
+
+func copySource(w io.Writer, s mailer.Source) error {
+	content, err := s.Open()
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	_, err = io.Copy(w, content)
+	return err
+}
+
 // makeIdempotent makes a request with a key count once: what it asks for decides
 // whether another one with that key is the same. The key belongs to this route and,
 // in the outbox, to the caller.
-func makeIdempotent(o *mailer.Options, h http.Header, tenant string, body []byte) error {
+func makeIdempotent(o *mailer.Options, h http.Header, tenant string, r *emailRequest) error {
 	key, err := idempotencyKey(h)
 	if err != nil || key == "" {
 		return err
 	}
-	fingerprint, err := fingerprintOf(tenant, body)
-	if err != nil {
+	if o.Fingerprint, err = r.fingerprint(tenant); err != nil {
 		return err
 	}
-	o.IdempotencyKey, o.Fingerprint = "POST /emails "+key, fingerprint
+	o.IdempotencyKey = "POST /emails " + key
 	return nil
-}
-
-// fingerprintOf is a digest of what a request asks for, however its JSON is
-// written.
-func fingerprintOf(tenant string, body []byte) ([]byte, error) {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, badJSON("", "is cut or broken")
-	}
-	sum := sha256.New()
-	// Encode sorts the members of objects.
-	if err := json.NewEncoder(sum).Encode([]any{"POST /emails", tenant, withoutNulls(v)}); err != nil {
-		return nil, err
-	}
-	return sum.Sum(nil), nil
-}
-
-// withoutNulls removes members that are null: they are as good as absent.
-func withoutNulls(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for name, member := range v {
-			if member == nil {
-				delete(v, name)
-				continue
-			}
-			v[name] = withoutNulls(member)
-		}
-	case []any:
-		for i := range v {
-			v[i] = withoutNulls(v[i])
-		}
-	}
-	return v
 }

@@ -83,7 +83,7 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is missing, and the storage holds tokens sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or delete oauth_mail/tokens in the storage and sign in again", name)
 	}
 	if held, ok := a.engine.(outboxHolder); ok && held.OutboxExists() {
-		return nil, fmt.Errorf("%s is missing, and the outbox was sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or move the outbox away and lose the messages in it", name)
+		return nil, fmt.Errorf("%s is missing, and the outbox (%s) was sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or move the outbox away and lose the messages in it", name, a.engine.OutboxKey())
 	}
 	fresh := missingFolders(filepath.Dir(name))
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
 // mailed is what the log says of each message.
@@ -54,13 +55,14 @@ func (m mailed) failure(e *mailer.Error) []any {
 	}
 }
 
-func (a *App) logSent(m mailed, r mailer.Receipt, took time.Duration) {
+func (a *App) logSent(m mailed, r mailer.Receipt, took time.Duration, more ...any) {
 	a.logRefused(m, r)
 	what, about := "message sent", []any{
 		"id", m.id, "request_id", m.request, "tenant", r.Tenant, "caller", m.caller.String(),
 		"recipients", len(m.to), "size", m.size, "server", r.Server,
 		"queue_id", r.QueueID, "duration", took,
 	}
+	about = append(about, more...)
 	if r.Deliver.Astray() {
 		what = "message not delivered to its recipients: staging"
 		about = append(about, "deliver", r.Deliver.String())
@@ -120,7 +122,14 @@ func (a *App) logPace(tenant string, c mailer.PaceChange) {
 // cause is why a message was not sent, unless that was the message: what a
 // caller wrote stays out of the log, but for a sender that it may not use.
 func cause(e *mailer.Error) string {
-	if e.Err == nil || e.Stage == mailer.StageAccept && e.Kind != mailer.KindSender {
+	if e.Err == nil {
+		return ""
+	}
+	switch e.Code {
+	case outbox.CodeFull, outbox.CodeUnavailable, outbox.CodeTenantGone, outbox.CodeExpired:
+		return e.Err.Error()
+	}
+	if e.Stage == mailer.StageAccept && e.Kind != mailer.KindSender {
 		return ""
 	}
 	return e.Err.Error()

@@ -36,10 +36,10 @@ const (
 	resultFailed   = "failed"
 	resultExpired  = "expired"
 	resultHeld     = "held"
+	resultCanceled = "canceled"
+	// resultInterrupted is that of a try that the end of the process cut off.
+	resultInterrupted = "interrupted"
 )
-
-// codeExpired is that of a message that was too old to be tried again.
-const codeExpired = "expired"
 
 // anyOther is the label of tenants that are not configured.
 const anyOther = "_other"
@@ -49,7 +49,7 @@ func registerMetrics(r *prometheus.Registry) error {
 	if r == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{messagesTotal, attemptsTotal, eventsDropped, outboxMetrics{}} {
+	for _, c := range append([]prometheus.Collector{messagesTotal, attemptsTotal, eventsDropped, outboxMetrics{}}, smtpMetrics...) {
 		err := r.Register(c)
 		if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !again {
 			return err
@@ -85,6 +85,7 @@ var (
 	queueMessages = prometheus.NewDesc("caddy_oauth_mail_queue_messages", "Messages in the outbox, by their states.", []string{"tenant", "state"}, nil)
 	queueOldest   = prometheus.NewDesc("caddy_oauth_mail_queue_oldest_age_seconds", "Age of the oldest message that waits to be sent.", []string{"tenant"}, nil)
 	outboxBytes   = prometheus.NewDesc("caddy_oauth_mail_outbox_bytes", "What the outbox takes on the disk.", nil, nil)
+	outboxTakes   = prometheus.NewDesc("caddy_oauth_mail_outbox_accepting", "0 from a message that could not be stored until one is; else 1.", nil, nil)
 	outboxMax     = prometheus.NewDesc("caddy_oauth_mail_outbox_max_bytes", "The most that the outbox may take on the disk; zero for no limit.", nil, nil)
 )
 
@@ -94,7 +95,7 @@ var queueStates = []outbox.State{outbox.StateScheduled, outbox.StateQueued, outb
 
 // Describe names the metrics.
 func (outboxMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{queueMessages, queueOldest, outboxBytes, outboxMax} {
+	for _, d := range []*prometheus.Desc{queueMessages, queueOldest, outboxBytes, outboxMax, outboxTakes} {
 		ch <- d
 	}
 }
@@ -118,11 +119,14 @@ func (outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	messages, oldest := map[key]int{}, map[string]time.Time{}
 	var total outbox.Stats
-	read := 0
+	read, accepting := 0, 1.
 	for _, s := range states {
 		box, app := s.newest()
 		if box == nil || app == nil {
 			continue
+		}
+		if s.refusing.Load() != nil {
+			accepting = 0
 		}
 		stats, err := box.Engine().Stats(ctx)
 		if err != nil {
@@ -142,6 +146,9 @@ func (outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 				oldest[label] = time.Time{}
 			}
 		}
+	}
+	if len(states) > 0 {
+		ch <- prometheus.MustNewConstMetric(outboxTakes, prometheus.GaugeValue, accepting)
 	}
 	if read == 0 {
 		return

@@ -91,7 +91,7 @@ func TestQueuedUntilSignIn(t *testing.T) {
 		s.ops(&box, "GET", "/outbox")
 		return box.Messages["queued"] == 1
 	})
-	if box.Engine != "bbolt" || box.Shared || box.Bytes == 0 || box.MaxBytes != defaultMaxSize || box.Messages["queued"] != 1 || box.OldestAt == nil {
+	if box.Engine != "bbolt" || box.Shared || box.Bytes == 0 || box.MaxBytes != 2<<30 || box.Messages["queued"] != 1 || box.OldestAt == nil {
 		t.Errorf("outbox %+v", box)
 	}
 	if len(box.Tenants) != 1 || box.Tenants[0].State != "parked" || box.Tenants[0].Failure == nil || box.Tenants[0].Failure.Diagnosis.Meaning == "" {
@@ -165,6 +165,47 @@ func TestOutboxAnswers(t *testing.T) {
 	if n := len(script.Contents()); n != 3 {
 		t.Errorf("%d messages were sent, want 3", n)
 	}
+	accepted(t, p.post(later, "Idempotency-Key", `"`+strings.Repeat("k", 256)+`"`), 200, "scheduled")
+}
+
+// TestReplayedErrors: an error that is replayed names the message that it is about, and
+// one about the key names none.
+func TestReplayedErrors(t *testing.T) {
+	t.Parallel()
+	p := startCaddy(t, scripted(t, &mailertest.Script{Answers: map[string][]string{"MAIL": {"550 5.7.1 no"}}}))
+	later := strings.Replace(mailBody, "{", `{"scheduled_at":"in 2 hours",`, 1)
+	first := accepted(t, p.post(later, "Idempotency-Key", "one"), 200, "scheduled")
+	p.ops(new(messageView), "POST", "/outbox/messages/"+first.ID+"/cancel")
+	var refusal struct {
+		ID        string `json:"id"`
+		MessageID string `json:"message_id"`
+		Code      string `json:"detail_code"`
+	}
+	read := func(got answer, status int) {
+		t.Helper()
+		refusal.ID, refusal.MessageID, refusal.Code = "", "", ""
+		if err := json.Unmarshal([]byte(got.body), &refusal); err != nil || got.status != status {
+			t.Fatalf("status %d, want %d: %v: %s", got.status, status, err, got.body)
+		}
+	}
+	again := p.post(later, "Idempotency-Key", "one")
+	read(again, 422)
+	if refusal.Code != "canceled" || refusal.ID != first.ID || refusal.MessageID != first.MessageID || again.header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("canceled: %v: %s", again.header, again.body)
+	}
+	other := p.post(mailBody, "Idempotency-Key", "one")
+	read(other, 409)
+	if refusal.ID != "" || refusal.MessageID != "" || other.header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("another message: %v: %s", other.header, other.body)
+	}
+	refused := p.post(mailBody)
+	read(refused, 422)
+	if refusal.ID == "" || refused.header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("refused: %v: %s", refused.header, refused.body)
+	}
+	await(t, "the cancellation is counted", func() bool {
+		return p.metric(`caddy_oauth_mail_messages_total{result="canceled",tenant="default"}`) == 1
+	})
 }
 
 // TestOperations: what an operator does with messages and tenants.

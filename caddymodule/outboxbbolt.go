@@ -36,13 +36,13 @@ type OutboxBbolt struct {
 	Path string `json:"path,omitempty"`
 
 	// The most that messages may take on the disk, in octets; further ones are
-	// refused. It counts from when the outbox is opened, which a reload does not do
-	// again. Default: 2 GiB.
+	// refused. At least 1 MiB. It counts from when the outbox is opened, which a reload
+	// does not do again. Default: 2 GiB.
 	MaxSize int64 `json:"max_size,omitempty"`
 }
 
-// defaultMaxSize is OutboxBbolt.MaxSize by default.
-const defaultMaxSize = 2 << 30
+// minMaxSize is the least OutboxBbolt.MaxSize: below it, its unit was forgotten.
+const minMaxSize = 1 << 20
 
 // CaddyModule returns the Caddy module information.
 func (*OutboxBbolt) CaddyModule() caddy.ModuleInfo {
@@ -66,10 +66,9 @@ func (o *OutboxBbolt) Provision(ctx caddy.Context) error {
 	if o.Path, err = filepath.Abs(o.Path); err != nil {
 		return fmt.Errorf("path: %w", err)
 	}
-	if o.MaxSize < 0 {
-		return errors.New("max_size: must be above zero")
+	if o.MaxSize != 0 && o.MaxSize < minMaxSize {
+		return fmt.Errorf("max_size: %d octets are too few; it must be 1MiB or more, such as 2GiB", o.MaxSize)
 	}
-	o.MaxSize = cmp.Or(o.MaxSize, defaultMaxSize)
 	return nil
 }
 

@@ -81,7 +81,8 @@ func (a *App) loadOutbox(ctx caddy.Context) error {
 		return errors.New("outbox: the module " + string(module.(caddy.Module).CaddyModule().ID) + " is no engine")
 	}
 	a.engine, a.engineName = engine, module.(caddy.Module).CaddyModule().ID.Name()
-	return a.holdings.takeOutbox(engine.OutboxKey())
+	a.box, err = a.holdings.takeOutbox(engine.OutboxKey())
+	return err
 }
 
 // warnOwnOutbox tells of instances that have one storage but not one outbox.

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -214,14 +215,14 @@ func TestOutboxLocked(t *testing.T) {
 		t.Errorf("validate took %v: %v: %s", time.Since(began), err, out)
 	}
 	out, err := second.command("run", "--config", second.config, "--adapter", "caddyfile").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "outbox bbolt: the outbox in "+folder+" is in use by another process") {
+	if err == nil || !strings.Contains(string(out), "the outbox in "+folder+" is in use by another process") {
 		t.Errorf("started: %v: %s", err, out)
 	}
 	accepted(t, p.post(mailBody), 200, "sent")
 }
 
-// TestOutboxKey: messages that wait are sealed. Without the key nothing starts and no
-// new one is made.
+// TestOutboxKey: messages that wait are sealed. Without the key, or with another one,
+// nothing starts and no new one is made.
 func TestOutboxKey(t *testing.T) {
 	t.Parallel()
 	script := &mailertest.Script{Answers: map[string][]string{"MAIL": {"451 4.3.0 later", "451 4.3.0 later"}}}
@@ -241,15 +242,38 @@ func TestOutboxKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := p.command("run", "--config", p.config, "--adapter", "caddyfile").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "storage-oauth_mail.key is missing, and the outbox was sealed with it") {
+	if err == nil || !strings.Contains(string(out), "storage-oauth_mail.key is missing, and the outbox (bbolt:") {
 		t.Errorf("started without the key: %v: %s", err, out)
 	}
 	if _, err := os.Stat(key); err == nil {
 		t.Error("a new key was made")
 	}
-	if err := os.Rename(key+".away", key); err != nil {
+	config, err := os.ReadFile(p.config)
+	if err != nil {
 		t.Fatal(err)
 	}
+	old, err := os.ReadFile(key + ".away")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := tokens.NewKey()
+	configured := func(keys string) []byte {
+		return bytes.Replace(config, []byte("redirect_base"), []byte("encryption_key "+keys+"\nredirect_base"), 1)
+	}
+	for name, change := range map[string]func(){
+		"file":           func() { writeFile(t, key, []byte(fresh+"\n")) },
+		"encryption_key": func() { writeFile(t, p.config, configured(fresh)) },
+	} {
+		change()
+		out, err := p.command("run", "--config", p.config, "--adapter", "caddyfile").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "the key that it was sealed with is missing: key id ") || !strings.Contains(string(out), "bring that key back, as a further encryption_key") {
+			t.Errorf("%s: started with another key: %v: %s", name, err, out)
+		}
+		if strings.Contains(string(out), fresh) || strings.Contains(string(out), strings.TrimSpace(string(old))) {
+			t.Errorf("%s: a key was shown: %s", name, out)
+		}
+	}
+	writeFile(t, p.config, configured(fresh+" "+strings.TrimSpace(string(old))))
 	p.start()
 	p.ops(&m, "GET", "/outbox/messages/"+v.ID)
 	if m.Failure == nil || m.Failure.SMTP == nil || m.Failure.SMTP.Code != 451 {
@@ -319,7 +343,7 @@ func TestOutboxMetricsAndEvents(t *testing.T) {
 		`caddy_oauth_mail_attempts_total{result="sent",tenant="default"}`:     1,
 		`caddy_oauth_mail_queue_messages{state="queued",tenant="default"}`:    1,
 		`caddy_oauth_mail_queue_messages{state="failed",tenant="default"}`:    1,
-		`caddy_oauth_mail_outbox_max_bytes`:                                   defaultMaxSize,
+		`caddy_oauth_mail_outbox_max_bytes`:                                   2 << 30,
 		`caddy_oauth_mail_events_dropped_total`:                               0,
 	} {
 		await(t, sample, func() bool { return p.metric(sample) == want })
@@ -380,11 +404,13 @@ func TestReloadsLeakNothing(t *testing.T) {
 	}
 	accepted(t, got, 200, "sent")
 	var now, open int
+	defer func() {
+		t.Logf("%d goroutines and %d files before, %d and %d after", running, files, now, open)
+	}()
 	await(t, "what reloads left has ended", func() bool {
 		now, open = count()
 		return now <= running+2 && open <= files+2
 	})
-	t.Logf("%d goroutines and %d files before, %d and %d after", running, files, now, open)
 	if n := len(script.Contents()); n != 2 {
 		t.Errorf("%d messages", n)
 	}

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -15,45 +16,83 @@ func mailedFrom(m *outbox.Message) mailed {
 	return mailed{m.ID, m.Caller.Request, m.Tenant, m.Caller, to, m.Size}
 }
 
-// outboxHooks reports what becomes of messages in the outbox: in the log, without
-// their recipients, as metrics, and as events.
-func (a *App) outboxHooks() outbox.Hooks {
+// hooks report what becomes of messages in the outbox to the configuration in force:
+// in its log, without their recipients, as metrics, and as events.
+func (s *outboxState) hooks() outbox.Hooks {
 	return outbox.Hooks{
 		Accepted: func(m *outbox.Message) {
-			a.full.Store(false)
-			a.count(m.Tenant, resultAccepted, false)
-			a.logger.Debug("message accepted", "id", m.ID, "request_id", m.Caller.Request, "tenant", m.Tenant, "caller", m.Caller.String(),
-				"recipients", len(m.Recipients), "size", m.Size, "state", string(m.State), "due", m.Due)
+			s.accepts()
+			a := s.app()
+			a.memory.accepted(m.ID)
+			a.accepted(m)
 		},
 		Sent: func(m *outbox.Message, r mailer.Receipt, took time.Duration) {
+			a := s.app()
 			a.count(m.Tenant, resultSent, true)
-			a.logSent(mailedFrom(m), r, took)
+			a.logSent(mailedFrom(m), r, took, "attempts", m.Attempts)
 		},
-		Deferred: func(m *outbox.Message, e *mailer.Error, took time.Duration) {
-			a.countAttempt(m.Tenant, resultDeferred)
-			about := append(mailedFrom(m).failure(e), "attempts", m.Attempts, "next", m.Due, "expires", m.Expires, "duration", took)
-			a.logger.Warn("message waits for another try", about...)
-			if m.Attempts <= 1 { // once for each message
-				a.events.emit("mail_deferred", a.eventOf(m, e))
-			}
-		},
-		Failed: func(m *outbox.Message, e *mailer.Error, took time.Duration) {
-			result := resultFailed
-			if e.Code == codeExpired {
-				result = resultExpired
-			}
-			a.count(m.Tenant, result, result == resultFailed)
-			a.logger.Warn("message not sent", append(mailedFrom(m).failure(e), "attempts", m.Attempts, "duration", took)...)
-			a.events.emit("mail_failed", a.eventOf(m, e))
-		},
-		Held: func(m *outbox.Message, e *mailer.Error) {
-			a.count(m.Tenant, resultHeld, true)
-			a.logger.Error("a message may have been sent, and is held until a person decides; retry it or cancel it with the administration's calls",
-				append(mailedFrom(m).failure(e), "call", "POST /outbox/messages/"+m.ID+"/retry")...)
-			a.events.emit("mail_failed", a.eventOf(m, e))
-		},
-		Lane: a.laneChanged,
+		Partly:      func(m *outbox.Message, r mailer.Receipt, took time.Duration) { s.app().sentPartly(m, r, took) },
+		Interrupted: func(m *outbox.Message) { s.app().interrupted(m) },
+		Deferred:    func(m *outbox.Message, e *mailer.Error, took time.Duration) { s.app().deferred(m, e, took) },
+		Failed:      func(m *outbox.Message, e *mailer.Error, took time.Duration) { s.app().failed(m, e, took) },
+		Held:        func(m *outbox.Message, e *mailer.Error) { s.app().held(m, e) },
+		Lane:        func(tenant string, before, now outbox.Lane) { s.app().laneChanged(tenant, before, now) },
 	}
+}
+
+func (a *App) accepted(m *outbox.Message) {
+	a.count(m.Tenant, resultAccepted, false)
+	a.logger.Debug("message accepted", "id", m.ID, "request_id", m.Caller.Request, "tenant", m.Tenant, "caller", m.Caller.String(),
+		"recipients", len(m.Recipients), "size", m.Size, "state", string(m.State), "due", m.Due)
+}
+
+// sentPartly tells of a try by which some got the message; of the others, deferred.
+func (a *App) sentPartly(m *outbox.Message, r mailer.Receipt, took time.Duration) {
+	a.countAttempt(m.Tenant, resultSent)
+	a.logger.Info("message sent to some of its recipients; the others are tried again", "id", m.ID, "request_id", m.Caller.Request,
+		"tenant", r.Tenant, "caller", m.Caller.String(), "recipients", len(m.Recipients), "sent", m.Delivered(), "size", m.Size,
+		"server", r.Server, "queue_id", r.QueueID, "attempts", m.Attempts, "duration", took)
+}
+
+// interrupted tells of a message that was being sent when a process ended, before it is
+// sent again.
+func (a *App) interrupted(m *outbox.Message) {
+	a.countAttempt(m.Tenant, resultInterrupted)
+	e := m.Failure.Err()
+	a.logger.Warn("a message was being sent when this server ended; it is sent again, and may arrive twice",
+		append(mailedFrom(m).failure(e), "message_id", m.MessageID, "attempts", m.Attempts)...)
+	a.events.emit("mail_deferred", a.eventOf(m, e))
+}
+
+func (a *App) deferred(m *outbox.Message, e *mailer.Error, took time.Duration) {
+	a.countAttempt(m.Tenant, resultDeferred)
+	about := append(mailedFrom(m).failure(e), "attempts", m.Attempts, "next", m.Due, "expires", m.Expires, "duration", took)
+	a.logger.Warn("message waits for another try", about...)
+	if m.Attempts <= 1 { // once for each message
+		a.events.emit("mail_deferred", a.eventOf(m, e))
+	}
+}
+
+func (a *App) failed(m *outbox.Message, e *mailer.Error, took time.Duration) {
+	result := resultFailed
+	if e.Code == outbox.CodeExpired {
+		result = resultExpired
+	}
+	a.count(m.Tenant, result, result == resultFailed)
+	about := append(mailedFrom(m).failure(e), "attempts", m.Attempts, "duration", took)
+	if n := m.Delivered(); n > 0 {
+		a.logger.Warn("message not sent to some of its recipients; the others have it", append(about, "recipients", len(m.Recipients), "sent", n)...)
+	} else {
+		a.logger.Warn("message not sent", about...)
+	}
+	a.events.emit("mail_failed", a.eventOf(m, e))
+}
+
+func (a *App) held(m *outbox.Message, e *mailer.Error) {
+	a.count(m.Tenant, resultHeld, true)
+	a.logger.Error("a message may have been sent, and is held until a person decides; retry it or cancel it with the administration's calls",
+		append(mailedFrom(m).failure(e), "call", "POST /outbox/messages/"+m.ID+"/retry")...)
+	a.events.emit("mail_failed", a.eventOf(m, e))
 }
 
 // laneChanged tells when the messages of a tenant wait, and when no longer.
@@ -92,22 +131,45 @@ func (a *App) laneChanged(name string, before, now outbox.Lane) {
 	}
 }
 
-// logNotAccepted tells of a message that did not come into the outbox; nothing if
-// err says anything else.
-func (a *App) logNotAccepted(s mailer.Submission, err error) {
+// notAccepted tells of a message that did not come into the outbox; nothing if err
+// says anything else.
+func (s *outboxState) notAccepted(by *App, about mailed, err error) {
 	e, _ := err.(*mailer.Error) //nolint:errorlint // the mailer's own, as it promises
 	if e == nil || e.Stage != mailer.StageAccept {
 		return
 	}
-	m := mailedOf(s)
 	switch e.Code {
-	case codeOutboxFull, codeOutboxUnavailable:
-		a.logger.Error("message not accepted", append(m.failure(e), "error", e.Err)...)
-	case codeConcurrent, codeOtherRequest:
-		a.logger.Info("message not accepted", m.failure(e)...)
+	case outbox.CodeFull, outbox.CodeUnavailable:
+		s.refuses(by, e)
+	case outbox.CodeUncertain:
+		by.logger.Error("the storage of the outbox does not answer; a message is accepted, or not", about.failure(e)...)
+		return
+	case outbox.CodeConcurrent, outbox.CodeOtherRequest:
+	default:
+		return
 	}
-	if e.Code == codeOutboxFull && !a.full.Swap(true) { // once, until a message is accepted again
+	by.logger.Info("message not accepted", about.failure(e)...)
+}
+
+// refuses tells, once until a message is accepted again, that none is.
+func (s *outboxState) refuses(by *App, e *mailer.Error) {
+	if before := s.refusing.Swap(&e.Code); before != nil && *before == e.Code {
+		return
+	}
+	a := cmp.Or(s.app(), by)
+	a.logger.Error("the outbox takes no messages; senders are told", "outbox", s.key, "code", e.Code, "error", e.Err)
+	if e.Code == outbox.CodeFull {
 		a.events.emit("mail_outbox_full", map[string]any{"engine": a.engineName})
+	}
+}
+
+// accepts notes that a message was accepted.
+func (s *outboxState) accepts() {
+	if s.refusing.Load() == nil {
+		return
+	}
+	if code := s.refusing.Swap(nil); code != nil {
+		s.app().logger.Warn("the outbox takes messages again", "outbox", s.key, "was", *code)
 	}
 }
 

@@ -2,153 +2,75 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"time"
+	"log/slog"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
-	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
-// startOutbox opens the outbox, unless it is open, and puts the configuration's
-// settings in force.
+// startOutbox opens the outbox, unless it is open, and notes the configuration's
+// settings.
 func (a *App) startOutbox() error {
 	if a.engine == nil {
 		return nil
 	}
-	if _, err := a.holdings.outbox.open(a); err != nil {
+	_, err := a.box.open(a)
+	if err != nil {
 		return fmt.Errorf("outbox %s: %w", a.engineName, err)
 	}
-	a.holdings.outbox.hold(a)
+	if err := a.box.hold(a); err != nil {
+		return fmt.Errorf("outbox %s: %w", a.engineName, err)
+	}
 	a.warnOwnOutbox()
 	return nil
 }
 
-// outboxSettings are what the configuration says of the outbox.
-func (a *App) outboxSettings() outbox.Settings {
-	s := a.registry.load()
+// settings are what a configuration says of the outbox. Its hooks and its logger are
+// those of the configuration in force: a try may outlive its own.
+func (s *outboxState) settings(by *App) outbox.Settings {
+	current := by.registry.load()
 	return outbox.Settings{
-		Deliver: a.mailer.Deliver,
+		Deliver: by.mailer.Deliver,
 		Policy: func(name string) (outbox.Policy, bool) {
-			t := a.registry.load().tenants[name]
+			t := by.registry.load().tenants[name]
 			if t == nil {
 				return outbox.Policy{}, false
 			}
 			return t.policy, true
 		},
-		KeepSent:   s.keepSent,
-		KeepFailed: s.keepFailed,
-		Hooks:      a.outboxHooks(),
-		Logger:     a.logger,
+		KeepSent:   current.keepSent,
+		KeepFailed: current.keepFailed,
+		Hooks:      s.hooks(),
+		Logger:     slog.New(&s.relay),
 	}
 }
 
-// watchLanes lets messages flow again that waited for something that has come to
-// pass.
-func (a *App) watchLanes(ctx context.Context) {
-	a.openLanes(ctx, configured)
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			a.openLanes(ctx, hasToken)
-		}
-	}
-}
-
-// openLanes opens the lanes whose reason is gone.
-func (a *App) openLanes(ctx context.Context, gone func(context.Context, *tenant, outbox.Lane) bool) {
-	box, release, err := a.useOutbox()
-	if err != nil {
-		return // Start has told
-	}
-	defer release()
-	lanes, err := box.Engine().Lanes(ctx)
-	if err != nil {
-		a.logger.Warn("reading the states of the outbox", "error", err)
-		return
-	}
-	s := a.registry.load()
-	for name, lane := range lanes {
-		t := s.tenants[name]
-		if t == nil || lane.Failure == nil || ctx.Err() != nil || !gone(ctx, t, lane) {
-			continue
-		}
-		if err := box.Unpark(ctx, name); err != nil {
-			a.logger.Warn("messages of a tenant that waited still wait", "tenant", name, "error", err)
-		}
-	}
-}
-
-// configured reports whether a new configuration may have ended what a tenant waits
-// for: a setting was wrong, or its password was.
-func configured(_ context.Context, t *tenant, l outbox.Lane) bool {
-	return l.State == outbox.LaneParked &&
-		(l.Failure.Kind == mailer.KindConfig || l.Failure.Kind == mailer.KindUnauthorized && t.source == nil)
-}
-
-// hasToken reports whether a tenant waits for a token that is there by now, by
-// whatever way it came: a refresh, or a sign-in at another instance.
-func hasToken(ctx context.Context, t *tenant, l outbox.Lane) bool {
-	if t.source == nil || l.State != outbox.LaneParked && l.State != outbox.LaneResting {
-		return false
-	}
-	st := t.source.Status(ctx)
-	switch {
-	case st.State != tokens.StateAuthorized:
-		return false
-	case l.Failure.Stage == mailer.StageToken:
-		return st.IssuedAt.After(l.Since) || st.AuthorizedAt.After(l.Since)
-	case l.Failure.Stage == mailer.StageAuth:
-		return st.AuthorizedAt.After(l.Since)
-	}
-	return false
-}
-
-// unparkAccount lets the messages flow that waited for an account.
-func (a *App) unparkAccount(s *snapshot, account tokens.Account) {
-	if a.engine == nil {
-		return
-	}
-	go a.guarded(func() {
-		box, release, err := a.useOutbox()
-		if err != nil {
-			return // Start has told
-		}
-		defer release()
-		for _, t := range s.users[account] {
-			if err := box.Unpark(context.Background(), t.name); err != nil {
-				a.logger.Warn("messages of a tenant that waited still wait", "tenant", t.name, "error", err)
-			}
-		}
-	})
-}
+// errNotLoaded refuses messages that came in by a configuration which other apps of it
+// keep from being loaded: the one in force might treat them in another way.
+var errNotLoaded = errors.New("the server is loading a configuration, or could not; send the message again in a moment")
 
 // outboxDoor is the way of a configuration's messages into the outbox.
 type outboxDoor struct{ app *App }
 
-// The codes of messages that do not come into the outbox.
-const (
-	codeOutboxFull        = "outbox_full"
-	codeOutboxUnavailable = "outbox_unavailable"
-	codeConcurrent        = "concurrent_idempotent_requests"
-	codeOtherRequest      = "invalid_idempotent_request"
-)
-
 // Send sends a message through the outbox. The outbox stays open that long,
 // whatever is loaded meanwhile.
 func (d outboxDoor) Send(ctx context.Context, s mailer.Submission) (mailer.Receipt, error) {
+	if !d.app.loading.wait(ctx) {
+		e := &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindTemporary, Code: outbox.CodeUnavailable, Err: errNotLoaded}
+		d.app.logger.Info("message not accepted", mailedOf(s).failure(e)...)
+		return mailer.Receipt{}, e
+	}
 	box, release, err := d.app.useOutbox()
 	if err != nil {
-		e := &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindTemporary, Code: codeOutboxUnavailable, Err: err}
-		d.app.logNotAccepted(s, e)
+		e := &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindTemporary, Code: outbox.CodeUnavailable, Err: err}
+		d.app.box.notAccepted(d.app, mailedOf(s), e)
 		return mailer.Receipt{}, e
 	}
 	defer release()
+	about := mailedOf(s) // not s, which would keep the content while its sender waits
 	r, err := box.Send(ctx, s)
-	d.app.logNotAccepted(s, err)
+	d.app.box.notAccepted(d.app, about, err)
 	return r, err
 }

@@ -1,18 +1,18 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
-	"errors"
-	"fmt"
+	"encoding/json"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
 // outboxes are the outboxes in use, by [outboxEngine.OutboxKey]. Configurations and
@@ -21,43 +21,49 @@ var outboxes = caddy.NewUsagePool() // string → *outboxState
 
 // outboxState is an outbox that outlives configurations. One engine is open and one
 // loop hands out messages, however many configurations there are: the settings of
-// the newest one that has started are in force.
+// the newest one are in force whose apps have all started.
 type outboxState struct {
 	key string
-	// relay logs for the newest configuration, too.
-	relay relay
+	// relay logs for the newest configuration, and sealer seals for those that have
+	// started.
+	relay  relay
+	sealer outboxSealer
+	// refusing is the code with which messages are refused at present; nil: they are
+	// accepted.
+	refusing atomic.Pointer[string]
+	backlogs backlogs
 
 	// opening is held while the engine is being opened.
 	opening sync.Mutex
 
 	mu sync.Mutex
-	// box is nil until the engine is open; running then ends its loop.
+	// box is nil until the engine is open; running is its loop, from when the first
+	// settings are in force.
 	box     *outbox.Outbox
 	running *outboxRun
 	// words are those of the configurations that have started, the newest last.
 	words []outboxWord
-}
-
-// outboxRun is a loop that hands out messages.
-type outboxRun struct {
-	stop  context.CancelFunc
-	ended chan struct{}
+	// inForce is the configuration of the word in force, also when that was withdrawn
+	// and there is none, and the one that opened the engine until there is.
+	inForce *App
+	// opened are the settings that the engine was opened with.
+	opened []byte
 }
 
 // outboxWord is what a configuration says of an outbox.
 type outboxWord struct {
 	by       *App
 	settings outbox.Settings
+	keys     *tokens.KeyRing
+	// loaded is set when the other apps of the configuration have started, too. Until
+	// then its settings are not in force.
+	loaded bool
 }
 
 // takeOutbox takes a reference to an outbox. It opens nothing.
-func (h *holdings) takeOutbox(key string) error {
-	s, err := referOutbox(key)
-	if err != nil {
-		return err
-	}
-	h.outbox = s
-	return nil
+func (h *holdings) takeOutbox(key string) (s *outboxState, err error) {
+	h.outbox, err = referOutbox(key)
+	return h.outbox, err
 }
 
 func referOutbox(key string) (*outboxState, error) {
@@ -100,89 +106,146 @@ func (s *outboxState) open(by *App) (*outbox.Outbox, error) {
 	if err := awaitClosing(s.key); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.inForce = by
+	s.mu.Unlock()
 	s.relay.to(by.logger)
+	s.sealer.use(keys)
 	logger := slog.New(&s.relay)
-	engine, err := by.engine.OpenOutbox(context.Background(), keys, logger)
+	engine, err := by.engine.OpenOutbox(context.Background(), &s.sealer, logger)
 	if err != nil {
 		return nil, err
 	}
-	box = outbox.New(engine, by.outboxSettings())
-	ctx, stop := context.WithCancel(context.Background())
-	run := &outboxRun{stop, make(chan struct{})}
-	go func() {
-		defer close(run.ended)
-		runOutbox(ctx, box, logger)
-	}()
+	box = outbox.New(engine, s.settings(by))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.box, s.running = box, run
+	s.box, s.running, s.opened = box, nil, engineSettings(by.engine)
 	s.useLocked()
+	if by.loading.done() { // a late request of a configuration that has ended
+		s.runLocked()
+	}
 	return box, nil
 }
 
-// runAgain is when the loop of an outbox begins anew that has ended by itself.
-const runAgain = 10 * time.Second
-
-// runOutbox hands out messages until ctx ends.
-func runOutbox(ctx context.Context, box *outbox.Outbox, logger *slog.Logger) {
-	for ctx.Err() == nil {
-		err := runGuarded(ctx, box, logger)
-		if ctx.Err() != nil {
-			return
-		}
-		logger.Error("the outbox hands out no messages; it is tried again in a moment", "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(runAgain):
-		}
+// hold notes the settings of a configuration that starts. The engine is open.
+func (s *outboxState) hold(by *App) error {
+	keys, err := by.keys()
+	if err != nil {
+		return err
 	}
-}
-
-// runGuarded runs an outbox: a panic in it must not end the web server.
-func runGuarded(ctx context.Context, box *outbox.Outbox, logger *slog.Logger) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-			logger.Error("panic in the outbox", "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	return box.Run(ctx)
-}
-
-// hold puts the settings of a configuration in force that starts.
-func (s *outboxState) hold(by *App) {
+	if err := s.sealer.check(keys); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.words = append(s.words, outboxWord{by, by.outboxSettings()})
+	s.words = append(s.words, outboxWord{by: by, settings: s.settings(by), keys: keys})
 	s.useLocked()
+	if now := engineSettings(by.engine); !bytes.Equal(now, s.opened) {
+		by.logger.Warn("settings of the outbox have changed that count from when it is opened; restart Caddy to put them in force",
+			"engine", by.engineName, "outbox", s.key)
+	}
+	return nil
 }
 
-// withdraw takes a configuration's word back. If it is the newest, since another
-// part of it could not start, the one before is in force again.
+// takeForce puts the settings of a configuration in force, and returns the one that was
+// in force until now; nil for none.
+func (s *outboxState) takeForce(by *App) (before *App) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.wordLocked(); w != nil {
+		before = w.by
+	}
+	for i := range s.words {
+		if s.words[i].by == by {
+			s.words[i].loaded = true
+		}
+	}
+	s.useLocked()
+	s.runLocked()
+	return before
+}
+
+// engineSettings are those of an engine's module.
+func engineSettings(e outboxEngine) []byte {
+	text, _ := json.Marshal(e) // it was made of JSON
+	return text
+}
+
+// withdraw takes a configuration's word back. If it was in force, since what Caddy
+// does last with a configuration failed, the one before is again, and what parked
+// meanwhile is let go.
 func (s *outboxState) withdraw(by *App) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.wordLocked()
 	s.words = slices.DeleteFunc(s.words, func(w outboxWord) bool { return w.by == by })
 	s.useLocked()
+	if now := s.wordLocked(); before != nil && now != nil && before.by != now.by {
+		go now.by.guarded(func() { now.by.openChanged(context.Background(), by) })
+	}
+}
+
+// wordLocked is the word in force; nil for none.
+func (s *outboxState) wordLocked() *outboxWord {
+	for _, w := range slices.Backward(s.words) {
+		if w.loaded {
+			return &w
+		}
+	}
+	return nil
 }
 
 func (s *outboxState) useLocked() {
 	if s.box == nil || len(s.words) == 0 {
 		return
 	}
-	newest := s.words[len(s.words)-1]
-	s.relay.to(newest.by.logger)
-	s.box.Use(newest.settings)
+	rings := make([]*tokens.KeyRing, len(s.words))
+	for i, w := range s.words {
+		rings[i] = w.keys
+	}
+	s.sealer.use(rings...)
+	w := s.wordLocked()
+	if w == nil {
+		return
+	}
+	s.inForce = w.by
+	s.relay.to(w.by.logger)
+	s.box.Use(w.settings)
+}
+
+// runLocked begins to hand out messages, unless that has begun.
+func (s *outboxState) runLocked() {
+	if s.box != nil && s.running == nil && !caddy.Exiting() {
+		s.running = beginRun(s.box, slog.New(&s.relay))
+	}
+}
+
+// endRun begins to end the loop, for good. Those who wait for messages hear at once
+// that these are queued, and so does who brings more.
+func (s *outboxState) endRun() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running != nil {
+		s.running.stop()
+	}
+}
+
+// app is the configuration in force, or the last one that was.
+func (s *outboxState) app() *App {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.inForce
 }
 
 // newest is the configuration whose settings are in force; nil for none.
 func (s *outboxState) newest() (*outbox.Outbox, *App) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.box == nil || len(s.words) == 0 {
+	w := s.wordLocked()
+	if w == nil {
 		return s.box, nil
 	}
-	return s.box, s.words[len(s.words)-1].by
+	return s.box, w.by
 }
 
 // releaseOutbox gives the reference of a configuration back.
@@ -194,94 +257,4 @@ func (h *holdings) releaseOutbox(a *App) {
 	h.outbox = nil
 	s.withdraw(a)
 	_, _ = outboxes.Delete(s.key)
-}
-
-// Destruct ends the loop and closes the engine. A reload does not wait for messages
-// whose content is on its way; they are brought to their end all the same. An exit
-// waits for them, within its grace.
-func (s *outboxState) Destruct() error {
-	s.mu.Lock()
-	box, run := s.box, s.running
-	s.mu.Unlock()
-	if box == nil {
-		return nil
-	}
-	logger := slog.New(&s.relay)
-	if !caddy.Exiting() {
-		warnLeft(box.Engine(), logger)
-	}
-	closed := beginClosing(s.key)
-	go func() {
-		defer closed.end()
-		run.stop()
-		<-run.ended
-		if err := box.Engine().Close(); err != nil {
-			logger.Error("closing the outbox", "error", err)
-		}
-	}()
-	if !caddy.Exiting() {
-		return nil
-	}
-	select {
-	case <-closed.done:
-	case <-time.After(stopGrace):
-		logger.Warn("exiting while messages are being sent; after the next start they may be sent a second time")
-	}
-	return nil
-}
-
-// warnLeft tells what is left in an outbox that is no longer configured.
-func warnLeft(e outbox.Engine, logger *slog.Logger) {
-	stats, err := e.Stats(context.Background())
-	if err != nil {
-		return
-	}
-	left := 0
-	for _, t := range stats.Tenants {
-		for state, n := range t.Messages {
-			if !state.Final() {
-				left += n
-			}
-		}
-	}
-	if left > 0 {
-		logger.Warn("the outbox that is no longer configured still holds messages; they wait in it until it is configured again", "messages", left)
-	}
-}
-
-// closings are the outboxes that are being closed, by key.
-var closings sync.Map // string → *closing
-
-// closing is an outbox that is being closed.
-type closing struct {
-	key  string
-	done chan struct{}
-}
-
-func beginClosing(key string) *closing {
-	c := &closing{key, make(chan struct{})}
-	closings.Store(key, c)
-	return c
-}
-
-func (c *closing) end() {
-	closings.CompareAndDelete(c.key, c)
-	close(c.done)
-}
-
-// closingWait is how long an outbox that is needed again is waited for.
-const closingWait = 5 * time.Second
-
-// awaitClosing waits for an outbox to be closed that was open before.
-func awaitClosing(key string) error {
-	v, ok := closings.Load(key)
-	if !ok {
-		return nil
-	}
-	select {
-	case <-v.(*closing).done:
-		return nil
-	case <-time.After(closingWait):
-		return errors.New("an earlier configuration had it open, and a message of it is still being sent; load this one again in a moment")
-	}
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -20,6 +21,10 @@ type outboxView struct {
 	// zero for no limit.
 	Bytes    int64 `json:"bytes"`
 	MaxBytes int64 `json:"max_bytes"`
+	// Accepting is false from a message that could not be stored until one is; Refusing
+	// is the code that senders hear then.
+	Accepting bool   `json:"accepting"`
+	Refusing  string `json:"refusing,omitempty"`
 	// Messages counts by state, over all tenants.
 	Messages map[outbox.State]int `json:"messages"`
 	OldestAt *time.Time           `json:"oldest_at,omitempty"`
@@ -69,10 +74,7 @@ func viewOutbox(stats outbox.Stats, lanes map[string]outbox.Lane, s *snapshot, l
 func viewLane(name string, t outbox.TenantStats, lane outbox.Lane, s *snapshot, l diagnosis.Language) laneView {
 	v := laneView{
 		Tenant: name, Configured: s.tenants[name] != nil, Messages: map[outbox.State]int{}, OldestAt: given(t.Oldest),
-		State: "open", Since: given(lane.Since), Until: given(lane.Until), PausedBy: lane.By, Failure: viewFailure(lane.Failure, l),
-	}
-	if lane.State != outbox.LaneOpen {
-		v.State = string(lane.State)
+		State: viewLaneState(lane), Since: given(lane.Since), Until: given(lane.Until), PausedBy: lane.By, Failure: viewFailure(lane.Failure, l),
 	}
 	for state, n := range t.Messages {
 		if n != 0 {
@@ -81,6 +83,8 @@ func viewLane(name string, t outbox.TenantStats, lane outbox.Lane, s *snapshot, 
 	}
 	return v
 }
+
+func viewLaneState(l outbox.Lane) string { return cmp.Or(string(l.State), "open") }
 
 // messagesView is a part of a list.
 type messagesView struct {
@@ -155,6 +159,9 @@ func viewMessage(m *outbox.Message, l diagnosis.Language) messageView {
 		RequestID: m.Caller.Request, From: m.From.Mailbox(), Sender: m.Sender.Mailbox(), Recipients: []recipientView{},
 		Size: m.Size, State: m.State, AcceptedAt: m.Accepted, ExpiresAt: given(m.Expires), NextTryAt: given(m.Due),
 		Attempts: m.Attempts, Failure: viewFailure(m.Failure, l), FinishedAt: given(m.Finished), CanceledBy: m.By,
+	}
+	if m.State == outbox.StateHeld { // until a person decides
+		v.ExpiresAt = nil
 	}
 	if m.Caller.Addr.IsValid() {
 		v.Caller.Addr = m.Caller.Addr.String()

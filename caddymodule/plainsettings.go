@@ -16,6 +16,7 @@ type settings struct {
 	providers    map[string]providerSettings
 	tenants      map[string]tenantSettings
 	keys         map[string]keySettings
+	smtp         []SMTP
 }
 
 type providerSettings struct {
@@ -51,9 +52,5 @@ const originFile origin = "file"
 const (
 	defaultConnections = 2
 	minKeyLength       = 24
-	defaultLifetime    = 48 * time.Hour
-	defaultBrake       = 5
 	noBrake            = -1
-	defaultKeepSent    = 24 * time.Hour
-	defaultKeepFailed  = 7 * 24 * time.Hour
 )

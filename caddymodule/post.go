@@ -31,15 +31,16 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	}
 	// Not every writer has deadlines; a server's own then hold alone.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	release, err := h.app.memory.acquire(r)
+	room, err := h.app.memory.acquire(r)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer room.release()
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
+	room.shrink(len(body))
 	outbox := h.app.mailer.Outbox != nil
 	request, err := parseEmail(body, outbox)
 	if err != nil {
@@ -48,17 +49,13 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	if !outbox && r.Header.Get("Idempotency-Key") != "" {
 		request.warn("Idempotency-Key has no effect without an outbox: a repeated request sends again")
 	}
-	s, err := newSubmission(request.message, c)
-	if err != nil {
-		return err
-	}
-	s.Caller.Addr, s.Caller.Request = parseClient(clientIP(r)), requestID(r)
 	ctx := r.Context()
 	var prefer preferences
+	var options mailer.Options
 	if outbox {
 		prefer = readPreferences(r.Header)
-		s.Options.Async, s.Options.Wait, s.Options.At = prefer.async(), prefer.patience(), request.at
-		if err := makeIdempotent(&s.Options, r.Header, s.Tenant, body); err != nil {
+		options.Async, options.Wait, options.At = prefer.async(), prefer.patience(), request.at
+		if err := makeIdempotent(&options, r.Header, c.key.tenant, request); err != nil {
 			return err
 		}
 	} else {
@@ -66,10 +63,24 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 		ctx, cancel = context.WithTimeout(ctx, sendTimeout)
 		defer cancel()
 	}
+	s, err := newSubmission(request.message, c)
+	if err != nil {
+		return err
+	}
+	s.Caller.Addr, s.Caller.Request, s.Options = parseClient(clientIP(r)), requestID(r), options
+	id, messageID := s.ID, s.MessageID
+	room.untilAccepted(id)
+	request.message = nil // nobody but the mailer has the content, so it goes when it is stored
 	receipt, err := h.app.mailer.Send(ctx, s)
 	if err != nil {
 		p := toProblem(err)
-		p.id, p.messageID = s.ID, s.MessageID
+		switch {
+		case receipt.Replayed: // that one was accepted
+			w.Header().Set("Idempotent-Replayed", "true")
+			p.id, p.messageID = receipt.ID, receipt.MessageID
+		case p.status != http.StatusConflict:
+			p.id, p.messageID = id, messageID
+		}
 		return p
 	}
 	status := prefer.apply(w.Header(), receipt)
@@ -90,11 +101,8 @@ func checkEmailHeaders(h http.Header) error {
 		return refuse(http.StatusUnsupportedMediaType, nameValidation, "content_encoding",
 			"The body must not be compressed.")
 	}
-	if keys := h.Values("Idempotency-Key"); keys != nil && (keys[0] == "" || len(keys[0]) > 256) {
-		return refuse(http.StatusBadRequest, nameInvalidIdempotencyKey, "",
-			"An Idempotency-Key has 1 to 256 characters.")
-	}
-	return nil
+	_, err := idempotencyKey(h)
+	return err
 }
 
 // newSubmission accepts a message: it gets its id and its date.

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bytes"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,31 +68,45 @@ func TestSchedule(t *testing.T) {
 func TestFingerprint(t *testing.T) {
 	t.Parallel()
 	of := func(tenant, body string) []byte {
-		f, err := fingerprintOf(tenant, []byte(body))
+		t.Helper()
+		r, err := parseEmail([]byte(body), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := r.fingerprint(tenant)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return f
 	}
-	one := of("a", `{"to":"x@example.net","subject":"ü","n":[1,{"b":2,"a":3}]}`)
+	const base = `{"to":"x@example.net","subject":"ü","text":"t","headers":{"X-A":"1","X-B":"2"},"scheduled_at":"in 2 hours","attachments":[{"filename":"f","content":"YQ=="}]}`
+	one := of("a", base)
+	replaced := func(pairs ...string) string {
+		body := strings.NewReplacer(pairs...).Replace(base)
+		if body == base {
+			t.Fatalf("%q is not there", pairs)
+		}
+		return body
+	}
 	for _, same := range []string{
-		`{ "subject":"\u00fc", "to" : "x@example.net", "n":[1,{"a":3,"b":2}]}`,
-		`{"to":"x@example.net","subject":"ü","n":[1,{"b":2,"a":3,"c":null}],"html":null}`,
+		replaced(`":"`, `" : "`), replaced("ü", `\u00fc`), replaced(`"x@example.net"`, `["x@example.net"]`),
+		replaced(`"text"`, `"html":null,"text"`), replaced(`"X-A":"1","X-B":"2"`, `"X-B":"2","X-A":"1"`), replaced(`"YQ=="`, `[97]`),
 	} {
 		if !bytes.Equal(one, of("a", same)) {
 			t.Errorf("%s differs", same)
 		}
 	}
 	for _, other := range []string{
-		`{"to":"y@example.net","subject":"ü","n":[1,{"b":2,"a":3}]}`,
-		`{"to":"x@example.net","subject":"ü","n":[{"b":2,"a":3},1]}`,
-		`{"to":["x@example.net"],"subject":"ü","n":[1,{"b":2,"a":3}]}`,
+		replaced("x@example.net", "y@example.net"), replaced(`"to"`, `"cc":"z@example.net","to"`), replaced(`"to"`, `"bcc":"z@example.net","to"`),
+		replaced(`"to"`, `"from":"f@example.net","to"`), replaced(`"to"`, `"reply_to":"f@example.net","to"`),
+		replaced("ü", "u"), replaced(`"text":"t"`, `"text":"u"`), replaced(`"text":"t"`, `"text":"t","html":"t"`), replaced(`"1"`, `"3"`),
+		replaced("2 hours", "3 hours"), replaced("YQ==", "Yg=="), replaced(`"f"`, `"g"`), replaced(`"filename"`, `"content_type":"text/plain","filename"`),
 	} {
 		if bytes.Equal(one, of("a", other)) {
 			t.Errorf("%s does not differ", other)
 		}
 	}
-	if bytes.Equal(one, of("b", `{"to":"x@example.net","subject":"ü","n":[1,{"b":2,"a":3}]}`)) {
+	if bytes.Equal(one, of("b", base)) {
 		t.Error("the tenant does not count")
 	}
 }

@@ -139,15 +139,22 @@ func (p *caddyProcess) reload(replacements ...string) (int, string) {
 		p.t.Fatal(err)
 	}
 	config = []byte(strings.NewReplacer(replacements...).Replace(string(config)))
-	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodPost, "http://"+p.admin+"/load", bytes.NewReader(config))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "text/caddyfile")
-	req.Header.Set("Cache-Control", "must-revalidate") // load it though nothing has changed
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		p.t.Fatal(err)
+	var resp *http.Response
+	// A load also replaces the administration's own listener, and what waits there for
+	// its turn is reset. To load the same once more does no harm.
+	for try := 0; ; try++ {
+		req, err := http.NewRequestWithContext(p.t.Context(), http.MethodPost, "http://"+p.admin+"/load", bytes.NewReader(config))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "text/caddyfile")
+		req.Header.Set("Cache-Control", "must-revalidate") // load it though nothing has changed
+		if resp, err = http.DefaultClient.Do(req); err == nil {
+			break
+		}
+		if try == 3 {
+			p.t.Fatal(err)
+		}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)

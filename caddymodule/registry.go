@@ -60,6 +60,7 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 	server := t.server
 	way := digest("way", server.Host, server.Port, server.Security, server.LocalName,
 		t.authorities, t.auth, t.account, strings.ToLower(t.user), t.nobody(), registration, proxyText(server.Proxy))
+	t.way = digest("tenant", way, fmt.Sprint(t.limits), t.policy.Brake, t.failover, t.deliver.String())
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", way, fmt.Sprint(t.limits))), t.limits)
 	if err != nil {
 		return err
@@ -91,7 +92,7 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 		AllRecipients: t.all,
 		Paced:         func(c mailer.PaceChange) { a.logPace(t.name, c) },
 	}
-	t.policy.Drain = pool.Drain
+	t.policy.Limits.Drain = pool.Drain
 	return nil
 }
 

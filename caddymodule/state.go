@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
-// What outlives a configuration, beside the [outboxes]: tokens in memory, connections that are signed
+// What outlives a configuration, beside the [outboxes] and the [smtpServers]: tokens in memory, connections that are signed
 // in, connections to providers, whether tenants can send, and what mailboxes have
 // sent. All are passive, they have no goroutine and no logger of a configuration
 // that may be gone. A value is found again by everything that makes it what it is; a
@@ -72,6 +72,7 @@ type holdings struct {
 	breakers    []breakerKey
 	mailboxes   map[mailboxKey]heldMailbox
 	outbox      *outboxState
+	smtp        []*smtpServer
 }
 
 func (h *holdings) cell(key cellKey) (*tokens.Cell, error) {
@@ -115,7 +116,7 @@ func (h *holdings) transport(s transportSettings) (http.RoundTripper, error) {
 	return v.(warmTransport).Transport, nil
 }
 
-// release gives back all but the cells and the outbox. It may be called more than once.
+// release gives back all but the cells, the outbox and the SMTP servers. It may be called more than once.
 func (h *holdings) release() {
 	for _, k := range h.connections {
 		_, _ = connections.Delete(k)

@@ -123,9 +123,10 @@ func (b *Breaker) down(cause *Error, probe bool) bool {
 }
 
 // WithoutMessage returns e without what concerns one message: what the server says
-// from MAIL on may name its recipients or quote it.
+// from MAIL on may name its recipients or quote it. Its diagnosis stays the same.
 func (e *Error) WithoutMessage() *Error {
 	of := *e
+	of.DiagnosisID = e.Diagnosis().ID
 	of.Recipients, of.RetryAfter = nil, 0
 	switch e.Stage {
 	case StageMail, StageRcpt, StageData, StageFinal:

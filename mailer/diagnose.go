@@ -12,6 +12,11 @@ import (
 // table of package diagnosis. It agrees with Kind about what is to become of the
 // message.
 func (e *Error) Diagnosis() diagnosis.Diagnosis {
+	if e.DiagnosisID != "" {
+		if d, ok := diagnosis.ByID(e.DiagnosisID); ok {
+			return d
+		}
+	}
 	host, _, err := net.SplitHostPort(e.Server)
 	if err != nil {
 		host = e.Server

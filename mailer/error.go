@@ -152,6 +152,8 @@ type Error struct {
 	AuthStatus string
 	// Grant is how the mailbox signs in, with a refusal of the sign-in.
 	Grant diagnosis.Grant
+	// DiagnosisID names the diagnosis of an error that no longer holds what led to it.
+	DiagnosisID string
 	// Err is the cause, where it is not a reply.
 	Err error
 }

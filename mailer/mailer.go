@@ -36,7 +36,8 @@ type Mailer struct {
 type Outbox interface {
 	// Send accepts a message durably and waits for what becomes of it, as long as
 	// ctx and Options.Wait allow. Its receipt tells whether it was sent. With an
-	// error, it is not in the outbox, or will not be sent. The error is an [*Error].
+	// error, it is not in the outbox, or will not be sent; the receipt beside it says
+	// which message that is, if one was accepted. The error is an [*Error].
 	Send(ctx context.Context, s Submission) (Receipt, error)
 }
 

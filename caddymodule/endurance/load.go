@@ -32,6 +32,9 @@ type Load struct {
 	Ledger *Ledger
 
 	requests, unanswered atomic.Int64
+	// repeats wait until the message of a process that was killed is in other hands.
+	// Their producers go on.
+	repeats sync.WaitGroup
 }
 
 // Requests is how many requests were made, but for repetitions.
@@ -70,6 +73,7 @@ func (l *Load) run(ctx context.Context, post func(*http.Client)) {
 		})
 	}
 	wg.Wait()
+	l.repeats.Wait()
 }
 
 // large is the size of content that is kept as a file.
@@ -96,23 +100,43 @@ func (l *Load) post(client *http.Client) {
 	if keyed {
 		header["Idempotency-Key"] = fmt.Sprintf("%p-%d", l.Ledger, number)
 	}
-	for deadline := time.Now().Add(patience); ; {
+	r := request{number: number, keyed: keyed, header: header, body: body, deadline: time.Now().Add(patience)}
+	if !l.repeat(client, r, false) {
+		l.repeats.Go(func() { l.repeat(client, r, true) })
+	}
+}
+
+// request is one to send a message.
+type request struct {
+	number   int
+	keyed    bool
+	header   map[string]string
+	body     string
+	deadline time.Time
+}
+
+// repeat makes a request until it is answered, and enters the answer. With 409 an
+// earlier request with the key is still at work; unless patient it returns false then.
+func (l *Load) repeat(client *http.Client, r request, patient bool) bool {
+	for {
 		url := l.URLs[rand.IntN(len(l.URLs))] + "/emails"
-		status, sent := l.try(client, url, header, body)
-		// 409 says that an earlier request with the key is still at work.
+		status, sent := l.try(client, url, r.header, r.body)
 		again := status == 0 || status == http.StatusConflict || status >= http.StatusInternalServerError
-		if !keyed || !again || time.Now().After(deadline) {
-			l.Ledger.answered(number, status, sent)
-			if keyed && status != 0 && rand.IntN(20) == 0 { // as if the answer had not come
-				_, _ = l.try(client, url, header, body)
+		if !r.keyed || !again || time.Now().After(r.deadline) {
+			l.Ledger.answered(r.number, status, sent)
+			if r.keyed && status != 0 && rand.IntN(20) == 0 { // as if the answer had not come
+				_, _ = l.try(client, url, r.header, r.body)
 			}
 			if status == 0 {
 				<-time.After(10 * time.Millisecond) // Caddy is not there
 			}
-			return
+			return true
 		}
 		wait := 10 * time.Millisecond
 		if status == http.StatusConflict {
+			if !patient {
+				return false
+			}
 			wait = 250 * time.Millisecond
 		}
 		<-time.After(wait)

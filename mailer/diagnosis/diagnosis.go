@@ -187,6 +187,16 @@ func (r *row) fate() Class {
 	return r.Class
 }
 
+// ByID returns the row with an id; false: there is none, or not any more. It may be
+// called concurrently.
+func ByID(id string) (Diagnosis, bool) {
+	r := rowsByID()[id]
+	if r == nil {
+		return Diagnosis{}, false
+	}
+	return r.diagnosis(), true
+}
+
 // All returns every row, in the order of the table.
 func All() []Diagnosis {
 	rows := table()

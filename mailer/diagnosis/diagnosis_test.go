@@ -195,6 +195,14 @@ func TestFindWithoutReply(t *testing.T) {
 		{"limit", "other", "mailbox_recipients", "general.mailbox_day_used_up"},
 		{"limit", "other", "over_recipients_per_day", "general.mailbox_day_too_small"},
 		{"accept", "other", "", "general.invalid_message"},
+		{"accept", "other", "outbox_full", "general.outbox_full"},
+		{"accept", "other", "outbox_unavailable", "general.outbox_unavailable"},
+		{"accept", "other", "tenant_gone", "general.tenant_gone"},
+		{"accept", "other", "tenant_paused", "general.tenant_paused"},
+		{"accept", "other", "canceled", "general.message_canceled"},
+		{"accept", "other", "expired", "general.expired"},
+		{"connect", "refused", "expired", "general.expired"},
+		{"final", "other", "interrupted", "general.interrupted"},
 		{"", "", "", "general.unknown"},
 		{"", "other", "nonsense", "general.unknown"},
 	} {
@@ -677,5 +685,17 @@ func BenchmarkFind(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		Find(q)
+	}
+}
+
+func TestByID(t *testing.T) {
+	t.Parallel()
+	for _, want := range All() {
+		if got, ok := ByID(want.ID); !ok || got != want {
+			t.Errorf("%s: found %s", want.ID, got.ID)
+		}
+	}
+	if got, ok := ByID("general.no_such_row"); ok || got.ID != "" {
+		t.Errorf("found %s", got.ID)
 	}
 }

@@ -75,6 +75,16 @@ var table = sync.OnceValue(func() []row {
 	return all
 })
 
+// rowsByID finds the rows of the table.
+var rowsByID = sync.OnceValue(func() map[string]*row {
+	rows := table()
+	of := make(map[string]*row, len(rows))
+	for i := range rows {
+		of[rows[i].ID] = &rows[i]
+	}
+	return of
+})
+
 // parse reads a file of the table and checks it.
 func parse(data []byte) ([]row, error) {
 	d := json.NewDecoder(bytes.NewReader(data))

@@ -37,6 +37,9 @@ type Config struct {
 	// Network finds the identity of clients that need not sign in; nil for those that
 	// have to. It is asked at the beginning of each message. If it is nil, all have to.
 	Network func(Client) *Identity
+	// Revoked reports that somebody may no longer send, though the session began when
+	// he might. It is asked at the beginning of each message. If it is nil, all may.
+	Revoked func(*Identity) bool
 	// Send takes a message. It must be done with its content when it returns. The
 	// error is a [*mailer.Error].
 	Send func(context.Context, mailer.Submission) (mailer.Receipt, error)
@@ -81,7 +84,7 @@ type Identity struct {
 	// From, if set, is the sender of all messages, in the header and on the envelope.
 	From mailer.Address
 	// DefaultFrom is the sender of messages that have none, or on the envelope one
-	// that is no address.
+	// that is no address, such as "root" and "root@localhost".
 	DefaultFrom mailer.Address
 }
 

@@ -38,7 +38,7 @@ type Session struct {
 	// End is what ended it: "quit", "gone" (by the client without a word), "idle",
 	// "shutdown", "faults", "passwords", "content" (broken off, too slow or too
 	// large), "handshake", "protocol", "made_room", "sign_in" (took too long),
-	// "messages", "internal", or "tls_too_early": the client is set to TLS from the
+	// "messages", "revoked", "internal", or "tls_too_early": the client is set to TLS from the
 	// start, and has to be set to STARTTLS.
 	End string
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
 // maxWords is how much of another server's words is passed on, in octets. A reply
@@ -57,9 +58,9 @@ func refusal(err error, most int64) *smtp.SMTPError {
 	switch e.Code {
 	case "too_large":
 		return tooLarge(most)
-	case "outbox_full":
+	case outbox.CodeFull:
 		return reply(452, 4, 3, 1, "The outbox is full: try again later; the operator has to look after it")
-	case "outbox_unavailable":
+	case outbox.CodeUnavailable:
 		return reply(451, 4, 3, 0, "The outbox is not available: try again later; the operator has to look after it")
 	}
 	if r := passedOn(e); r != nil {

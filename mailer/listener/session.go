@@ -163,6 +163,10 @@ func (t *session) Mail(from string, o *smtp.MailOptions) error {
 	if id == nil {
 		return t.signInFirst()
 	}
+	if t.config.Revoked != nil && t.config.Revoked(id) {
+		t.hangUp("revoked")
+		return reply(421, 4, 7, 0, "Who may send here has changed: connect again")
+	}
 	if t.messages >= t.config.Limits.Messages {
 		t.hangUp("messages")
 		return reply(421, 4, 7, 0, "So many messages are enough for one connection: open another")
@@ -193,7 +197,7 @@ func (m *transaction) sender(from string) error {
 	}
 	a, err := mailbox(from)
 	switch {
-	case from == "" || err != nil && !m.identity.DefaultFrom.IsZero():
+	case from == "", !m.identity.DefaultFrom.IsZero() && (err != nil || a.Domain == "localhost"): // quirks.go completes names
 		m.env.From = m.identity.DefaultFrom
 	case err != nil:
 		return err

@@ -7,9 +7,11 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
-// receipt tells what has become of a message, or why it will not be sent.
+// receipt tells what has become of a message. With the error that says why it will not
+// be sent, it only says which it is.
 func (m *Message) receipt() (mailer.Receipt, *mailer.Error) {
-	r := mailer.Receipt{ID: m.ID, MessageID: m.MessageID, Tenant: m.Tenant, Status: mailer.StatusQueued, Recipients: m.outcomes()}
+	r := m.named()
+	r.Status, r.Recipients = mailer.StatusQueued, m.outcomes()
 	if d := m.Delivery; d != nil {
 		r.Tenant, r.Server, r.Reply, r.QueueID = d.Tenant, d.Server, d.Reply, d.QueueID
 		r.Deliver = d.away()
@@ -24,9 +26,9 @@ func (m *Message) receipt() (mailer.Receipt, *mailer.Error) {
 			e = &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindRejected}
 		}
 		e.Recipients = r.Recipients
-		return mailer.Receipt{}, e
+		return m.named(), e
 	case StateCanceled:
-		return mailer.Receipt{}, canceled()
+		return m.named(), canceled()
 	case StateScheduled:
 		r.Status, r.Due = mailer.StatusScheduled, m.Due
 	case StateQueued:
@@ -37,6 +39,11 @@ func (m *Message) receipt() (mailer.Receipt, *mailer.Error) {
 		r.Cause = m.cause()
 	}
 	return r, nil
+}
+
+// named is a receipt that says which message it is.
+func (m *Message) named() mailer.Receipt {
+	return mailer.Receipt{ID: m.ID, MessageID: m.MessageID, Tenant: m.Tenant}
 }
 
 func (m *Message) cause() *mailer.Error {
@@ -61,7 +68,12 @@ func (m *Message) outcomes() []mailer.RecipientOutcome {
 }
 
 func canceled() *mailer.Error {
-	return &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindRejected, Code: "canceled", Err: errors.New("the message was canceled")}
+	return &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindRejected, Code: CodeCanceled, Err: errors.New("the message was canceled")}
+}
+
+// busy is why a sender does not wait who might.
+func busy() *mailer.Error {
+	return &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindTemporary, Code: CodeBusy, Err: errors.New("too many senders wait for what becomes of their messages")}
 }
 
 // away returns where the message went in place of its recipients.
@@ -92,7 +104,7 @@ func (l Lane) cause() *mailer.Error {
 	case l.Failure != nil:
 		return l.Failure.Err()
 	}
-	return &mailer.Error{
+	return &mailer.Error{ // CodePaused, as a rule
 		Stage: mailer.StageAccept, Kind: mailer.KindConfig, Code: "tenant_" + string(l.State),
 		Err: errors.New("the messages of this tenant are " + string(l.State)),
 	}

@@ -20,6 +20,9 @@ type Failure struct {
 	Code       string          `json:"code,omitempty"`
 	AuthStatus string          `json:"auth_status,omitempty"`
 	Grant      diagnosis.Grant `json:"grant,omitempty"`
+	// Diagnosis is the id of the error's diagnosis, which what is stored of the error
+	// might not lead to.
+	Diagnosis string `json:"diagnosis,omitempty"`
 	// Cause is the text of Err.
 	Cause string `json:"cause,omitempty"`
 }
@@ -29,6 +32,7 @@ func NewFailure(at time.Time, e *mailer.Error) *Failure {
 	f := &Failure{
 		At: at.UTC(), Stage: e.Stage, Kind: e.Kind, Server: e.Server, Reply: e.Reply, RetryAfter: e.RetryAfter,
 		Field: e.Field, Code: e.Code, AuthStatus: e.AuthStatus, Grant: e.Grant,
+		Diagnosis: e.Diagnosis().ID,
 	}
 	if e.Err != nil {
 		f.Cause = e.Err.Error()
@@ -36,11 +40,12 @@ func NewFailure(at time.Time, e *mailer.Error) *Failure {
 	return f
 }
 
-// Err returns the error again. What it wraps is a text only.
+// Err returns the error again, with its diagnosis. What it wraps is a text only.
 func (f *Failure) Err() *mailer.Error {
 	e := &mailer.Error{
 		Stage: f.Stage, Kind: f.Kind, Server: f.Server, Reply: f.Reply, RetryAfter: f.RetryAfter,
 		Field: f.Field, Code: f.Code, AuthStatus: f.AuthStatus, Grant: f.Grant,
+		DiagnosisID: f.Diagnosis,
 	}
 	if f.Cause != "" {
 		e.Err = errors.New(f.Cause)

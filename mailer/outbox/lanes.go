@@ -7,6 +7,20 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
+// The rests of a lane whose server cannot be reached: from the first one each is
+// twice the one before.
+const (
+	firstRest = 10 * time.Second
+	lastRest  = 5 * time.Minute
+	leastRest = time.Second
+)
+
+// How long a parked lane waits for a person before a message tries it.
+const (
+	parkProbe  = time.Hour
+	brakeProbe = 24 * time.Hour
+)
+
 // lanes is what this process knows of the states of lanes. The engine has the truth;
 // this is to answer senders without asking it, and to tell a lane's first trouble
 // from the next.

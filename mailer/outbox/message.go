@@ -46,7 +46,8 @@ type Message struct {
 	UTF8Header bool  `json:"utf8_header,omitempty"`
 
 	// Idempotency is the digest of caller and idempotency key; empty without one.
-	// Engines know it until Forget, or until the message is dropped or fails.
+	// Engines know it until Forget, or until the message is dropped or comes back from
+	// its handler without it.
 	Idempotency []byte `json:"idempotency,omitempty"`
 	// Fingerprint is a digest of what the caller wanted sent.
 	Fingerprint []byte `json:"fingerprint,omitempty"`
@@ -61,12 +62,14 @@ type Message struct {
 	// Due is when the message is tried next, with StateScheduled and StateQueued.
 	Due      time.Time `json:"due,omitzero"`
 	Attempts int       `json:"attempts"`
-	// Doubts counts the tries whose reply was lost.
+	// Doubts counts the tries after which nobody knew whether the message was sent.
 	Doubts int `json:"doubts,omitempty"`
 	// Failure is why the last try failed.
 	Failure *Failure `json:"failure,omitempty"`
-	// Delivery is how it was sent.
+	// Delivery is how it was sent, the last time where that took several.
 	Delivery *Delivery `json:"delivery,omitempty"`
+	// Earlier are the deliveries before that one, each to some of the recipients.
+	Earlier []Delivery `json:"earlier,omitempty"`
 	// Finished is when the message came into a final state.
 	Finished time.Time `json:"finished,omitzero"`
 	// By is who canceled it.
@@ -84,7 +87,7 @@ type Recipient struct {
 	Reply mailer.Reply `json:"reply,omitzero"`
 }
 
-// Delivery is the end of a message that was sent.
+// Delivery is the end of a try after which the server had the message.
 type Delivery struct {
 	// Tenant is the one that sent it, Server its host and port.
 	Tenant  string       `json:"tenant"`
@@ -93,6 +96,8 @@ type Delivery struct {
 	QueueID string       `json:"queue_id,omitempty"`
 	// Staging is where it went in place of its recipients, if it did.
 	Staging string `json:"staging,omitempty"`
+	// To are the recipients who got it, where others had to wait for another delivery.
+	To []mailer.Address `json:"to,omitempty"`
 }
 
 // Content makes a content of what an engine has stored.

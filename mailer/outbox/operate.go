@@ -43,10 +43,9 @@ func (o *Outbox) RetryNow(ctx context.Context, id string) error {
 	})
 }
 
-// reopen makes a message that failed one that may be sent. Its idempotency key may be
-// another's by now.
+// reopen makes a message that failed one that may be sent.
 func (m *Message) reopen() {
-	m.Finished, m.Forget, m.Attempts, m.Idempotency, m.Fingerprint = time.Time{}, time.Time{}, 0, nil, nil
+	m.Finished, m.Forget, m.Attempts = time.Time{}, time.Time{}, 0
 	for i := range m.Recipients {
 		if r := &m.Recipients[i]; r.Kind != mailer.KindNone {
 			r.Done = false
@@ -105,9 +104,10 @@ func (o *Outbox) Pause(ctx context.Context, tenant, by string) error {
 	return o.setLane(ctx, tenant, Lane{State: LanePaused, Since: time.Now().UTC(), By: by})
 }
 
-// Resume sends the messages of a tenant again, whatever kept them.
+// Resume sends the messages of a tenant again, whoever or whatever stopped its lane, as
+// Hasten does.
 func (o *Outbox) Resume(ctx context.Context, tenant string) error {
-	return o.setLane(ctx, tenant, Lane{})
+	return o.openLane(ctx, tenant)
 }
 
 // Unpark sends the messages of a tenant again whose lane is parked or resting, as after
@@ -119,10 +119,65 @@ func (o *Outbox) Unpark(ctx context.Context, tenant string) error {
 	}
 	switch all[tenant].State {
 	case LaneParked, LaneResting:
-		return o.setLane(ctx, tenant, Lane{})
+		return o.openLane(ctx, tenant)
 	default:
 		return nil
 	}
+}
+
+func (o *Outbox) openLane(ctx context.Context, tenant string) error {
+	if err := o.setLane(ctx, tenant, Lane{}); err != nil {
+		return err
+	}
+	return o.Hasten(ctx, tenant)
+}
+
+// hastenPage is how many messages Hasten reads at once.
+const hastenPage = 500
+
+// Hasten makes the messages of a tenant due whose last try failed for a reason that had
+// nothing to do with them, such as a server that could not be reached. It reads all that
+// are queued, a page at a time, so it may take seconds with very many; what it has done
+// when ctx ends stays.
+func (o *Outbox) Hasten(ctx context.Context, tenant string) error {
+	f := Filter{Tenant: tenant, State: StateQueued, Limit: hastenPage}
+	for {
+		page, err := o.engine.List(ctx, f)
+		if err != nil {
+			return err
+		}
+		for _, m := range page.Messages {
+			if !m.kept(time.Now()) {
+				continue
+			}
+			err := o.engine.Change(ctx, m.ID, func(m *Message) error {
+				now := time.Now()
+				if !m.kept(now) {
+					return ErrState
+				}
+				m.Due = now.UTC()
+				return nil
+			})
+			switch {
+			case err == nil, errors.Is(err, ErrState), errors.Is(err, ErrSending), errors.Is(err, ErrNotFound):
+			default:
+				return err
+			}
+		}
+		if f.Before = page.Next; f.Before == "" {
+			return nil
+		}
+	}
+}
+
+// kept reports whether a message waits for its next try only since its lane's way was
+// closed.
+func (m *Message) kept(now time.Time) bool {
+	if m.State != StateQueued || !m.Due.After(now) || m.Failure == nil {
+		return false
+	}
+	e := m.Failure.Err()
+	return e.CannotSend() || e.Stage == mailer.StageLimit
 }
 
 func (o *Outbox) setLane(ctx context.Context, tenant string, l Lane) error {

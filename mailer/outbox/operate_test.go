@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox/outboxtest"
 )
 
 // TestOperate: what operators may do with messages in each state.
@@ -132,7 +134,7 @@ func TestCancelTellsSender(t *testing.T) {
 				}
 			})
 			_, err := o.Send(t.Context(), s)
-			if e, ok := errors.AsType[*mailer.Error](err); !ok || e.Code != "canceled" || time.Since(o.begin) != time.Second {
+			if e, ok := errors.AsType[*mailer.Error](err); !ok || e.Code != outbox.CodeCanceled || e.Diagnosis().ID != "general.message_canceled" || time.Since(o.begin) != time.Second {
 				t.Errorf("%v after %v", err, time.Since(o.begin))
 			}
 			time.Sleep(time.Minute)
@@ -178,8 +180,88 @@ func TestPause(t *testing.T) {
 		if m := o.get(t, s.ID); m.State != outbox.StateSent || time.Since(o.begin) != 2*time.Hour {
 			t.Errorf("%s", m.State)
 		}
-		if got, want := o.heard(), []string{"accepted", "lab open to paused", "deferred temporary", "lab paused to open", "sent"}; !slices.Equal(got, want) {
+		if got, want := o.heardLater(), []string{"lab open to paused", "deferred temporary", "lab paused to open", "sent"}; !slices.Equal(got, want) {
 			t.Errorf("told %q, want %q", got, want)
 		}
 	})
+}
+
+// leafing is an engine whose pages are short.
+type leafing struct{ *outboxtest.Memory }
+
+func (e leafing) List(ctx context.Context, f outbox.Filter) (outbox.Page, error) {
+	f.Limit = 2
+	return e.Memory.List(ctx, f)
+}
+
+// TestHasten: when a lane opens by hand, what waited for its server goes at once; what
+// the server asked to send later does not, nor what its sender did.
+func TestHasten(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		do   func(context.Context, *office) error
+		now  bool // they go at once
+		late int  // how many have gone when the first rest is over
+	}{
+		{"resumed", func(ctx context.Context, o *office) error { return o.Resume(ctx, "lab") }, true, 3},
+		{"unparked", func(ctx context.Context, o *office) error { return o.Unpark(ctx, "lab") }, true, 3},
+		{"hastened", func(ctx context.Context, o *office) error { return o.Hasten(ctx, "lab") }, false, 3}, // the lane rests
+		{"another", func(ctx context.Context, o *office) error { return o.Resume(ctx, "other") }, false, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var up atomic.Bool
+				grey := submission("lab")
+				o := open(t, func(_ int, s mailer.Submission) (mailer.Receipt, error) {
+					switch {
+					case up.Load():
+						return taken(s)
+					case s.ID == grey.ID:
+						return mailer.Receipt{}, refusal(mailer.StageFinal, mailer.KindTemporary, 451)
+					}
+					time.Sleep(time.Second)
+					return mailer.Receipt{}, refusal(mailer.StageConnect, mailer.KindTemporary, 0)
+				}, func(o *office) { o.Outbox = outbox.New(leafing{o.engine}, o.settings) })
+				later := submission("lab")
+				later.Options.At = o.begin.Add(time.Hour)
+				ids := []string{}
+				for _, s := range []mailer.Submission{grey, later, submission("lab"), submission("lab"), submission("lab")} {
+					s.Options.Async = true
+					if _, err := o.Send(t.Context(), s); err != nil {
+						t.Fatal(err)
+					}
+					ids = append(ids, s.ID)
+				}
+				time.Sleep(2 * time.Second) // the first rest lasts until 11 s
+				up.Store(true)
+				if err := tt.do(t.Context(), o); err != nil {
+					t.Fatal(err)
+				}
+				for i, id := range ids {
+					want := outbox.StateQueued
+					switch {
+					case i == 1:
+						want = outbox.StateScheduled
+					case i > 1 && tt.now:
+						want = outbox.StateSent
+					}
+					if m := o.get(t, id); m.State != want {
+						t.Errorf("message %d: %s, due in %v; want %s", i, m.State, m.Due.Sub(o.begin), want)
+					}
+				}
+				time.Sleep(10 * time.Second)
+				sent := 0
+				for _, id := range ids[2:] {
+					if o.get(t, id).State == outbox.StateSent {
+						sent++
+					}
+				}
+				if sent != tt.late {
+					t.Errorf("%d sent after the rest, want %d", sent, tt.late)
+				}
+			})
+		})
+	}
 }

@@ -55,11 +55,22 @@ func (o *Outbox) Run(ctx context.Context) error {
 		}()
 	}
 	o.waiters.stop(false)
+	released := make(chan struct{})
+	unwatch := context.AfterFunc(ctx, func() { o.releaseAll(); close(released) }) // tries go on for a while
 	defer func() {
-		o.waiters.stop(true)
-		o.waiters.release("", func(id string) answer { return answer{receipt: mailer.Receipt{ID: id, Status: mailer.StatusQueued}} })
+		if !unwatch() {
+			<-released
+		}
+		o.releaseAll() // those that were tried until now, too
 	}()
 	return o.engine.Run(ctx, handler{o})
+}
+
+// releaseAll answers those whose messages are not being tried, since none is handed
+// out any more.
+func (o *Outbox) releaseAll() {
+	o.waiters.stop(true)
+	o.waiters.release("", func(id string) answer { return answer{receipt: mailer.Receipt{ID: id, Status: mailer.StatusQueued}} })
 }
 
 func (o *Outbox) refreshOften(ctx context.Context) {
@@ -93,7 +104,7 @@ func (o *Outbox) changed(s *Settings, tenant string, before, now Lane) {
 		o.waiters.release(tenant, func(id string) answer { return o.waitingIn(id, tenant, now) })
 	}
 	if before.State != now.State {
-		s.lane(tenant, before, now)
+		s.call(func() { s.Hooks.Lane(tenant, before, now) })
 	}
 }
 

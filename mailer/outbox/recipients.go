@@ -1,6 +1,10 @@
 package outbox
 
-import "github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+import (
+	"slices"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+)
 
 // pending returns the recipients of the next try.
 func (m *Message) pending() []mailer.Address {
@@ -11,6 +15,40 @@ func (m *Message) pending() []mailer.Address {
 		}
 	}
 	return to
+}
+
+// Delivered is how many of the recipients have got the message, as far as is known.
+func (m *Message) Delivered() int {
+	n := 0
+	for _, r := range m.Recipients {
+		if r.delivered() {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *Recipient) delivered() bool { return r.Done && r.Kind == mailer.KindNone }
+
+// took notes how a try handed the message over, and returns why some of its recipients
+// have not got it yet; nil where all is said.
+func (m *Message) took(r mailer.Receipt) *mailer.Error {
+	if m.Delivery != nil {
+		m.Earlier = append(m.Earlier, *m.Delivery)
+	}
+	d := &Delivery{Tenant: r.Tenant, Server: r.Server, Reply: r.Reply, QueueID: r.QueueID, Staging: r.Deliver.String()}
+	m.Delivery = d
+	asked := m.pending()
+	rest := m.taken(r.Recipients)
+	if rest == nil && len(m.Earlier) == 0 {
+		return nil
+	}
+	for _, r := range m.Recipients {
+		if r.delivered() && slices.Contains(asked, r.Address) {
+			d.To = append(d.To, r.Address)
+		}
+	}
+	return rest
 }
 
 // taken notes what the server said of the recipients of a message that it took, and

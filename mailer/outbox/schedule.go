@@ -17,17 +17,3 @@ func nextTry(now time.Time, attempts int, jitter float64, atLeast time.Duration)
 	wait = time.Duration(float64(wait) * (0.8 + 0.4*jitter))
 	return now.Add(max(wait, atLeast))
 }
-
-// The rests of a lane whose server cannot be reached: from the first one each is
-// twice the one before.
-const (
-	firstRest = 10 * time.Second
-	lastRest  = 5 * time.Minute
-	leastRest = time.Second
-)
-
-// How long a parked lane waits for a person before a message tries it.
-const (
-	parkProbe  = time.Hour
-	brakeProbe = 24 * time.Hour
-)

@@ -23,10 +23,14 @@ const (
 // Send accepts a message and waits for what becomes of it: until ctx ends, as long as
 // Options.Wait says, and 25 s at most. Once it is accepted, the end of ctx changes
 // nothing. The receipt of a message that waits for something else than its sender
-// comes at once and says for what. The error is an [*mailer.Error]; its Code is
-// "outbox_full" or "outbox_unavailable" where the message could not be stored,
-// "concurrent_idempotent_requests" where one with the same idempotency key is just
-// being sent, and "invalid_idempotent_request" where that one was another.
+// comes at once and says for what; so does that of a message for which one sender too
+// many would wait, with CodeBusy as its Cause. The error is an [*mailer.Error]; its Code is
+// CodeFull or CodeUnavailable where the message could not be stored, CodeUncertain
+// where nobody knows, and CodeConcurrent or CodeOtherRequest where its idempotency key belongs to another one.
+//
+// With an error about a message that was accepted, the receipt has its ID, MessageID
+// and Tenant; and Replayed, where that was an earlier one with the same idempotency
+// key. Otherwise it is empty.
 func (o *Outbox) Send(ctx context.Context, sub mailer.Submission) (mailer.Receipt, error) {
 	now := time.Now()
 	s := o.settings.Load()
@@ -35,28 +39,31 @@ func (o *Outbox) Send(ctx context.Context, sub mailer.Submission) (mailer.Receip
 		return mailer.Receipt{}, noTenant(sub.Tenant)
 	}
 	if ctx.Err() != nil {
-		return mailer.Receipt{}, notStored("outbox_unavailable", context.Cause(ctx))
+		return mailer.Receipt{}, notStored(CodeUnavailable, context.Cause(ctx))
 	}
 	m := newMessage(sub, p, now)
 	var w *waiter
+	var why *mailer.Error // why nobody waits
 	until := waitUntil(now, ctx, sub.Options)
 	if !sub.Options.Async && m.State == StateQueued {
-		w = o.waiters.add(m.ID, m.Tenant, until) // before it may be sent
+		if w = o.waiters.add(m.ID, m.Tenant, until); w == nil { // before it may be sent
+			why = busy()
+		}
 	}
-	// Whoever goes away now would not know whether it was stored.
-	if err := o.engine.Accept(context.WithoutCancel(ctx), m, sub.Content); err != nil {
+	if err := o.accept(ctx, m, sub.Content); err != nil {
 		if w != nil {
 			o.waiters.remove(m.ID)
 		}
 		r, e := o.notAccepted(m, err)
 		if e != nil {
-			return mailer.Receipt{}, e
+			return r, e
 		}
 		return r, nil
 	}
-	s.accepted(m)
-	r := mailer.Receipt{ID: m.ID, MessageID: m.MessageID, Tenant: m.Tenant, Status: mailer.StatusQueued, Due: m.Due}
+	s.call(func() { s.Hooks.Accepted(m) })
 	if w == nil {
+		r := m.named()
+		r.Status, r.Due, r.Cause = mailer.StatusQueued, m.Due, why
 		if m.State == StateScheduled {
 			r.Status = mailer.StatusScheduled
 		}
@@ -64,13 +71,38 @@ func (o *Outbox) Send(ctx context.Context, sub mailer.Submission) (mailer.Receip
 	}
 	a := o.wait(ctx, m, w)
 	if a.err != nil {
-		return mailer.Receipt{}, a.err
+		return m.named(), a.err
 	}
 	a.receipt.ID, a.receipt.MessageID = m.ID, m.MessageID
 	if a.receipt.Tenant == "" {
 		a.receipt.Tenant = m.Tenant
 	}
 	return a.receipt, nil
+}
+
+// errSlowStore is a store that has not answered for as long as a sender waits.
+var errSlowStore = errors.New("the storage of the outbox does not answer; the message may be stored and sent, or not")
+
+// accept stores a message. Whoever goes away meanwhile would not know whether it was
+// stored, so the end of ctx does not count.
+func (o *Outbox) accept(ctx context.Context, m *Message, c mailer.Content) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("storing the message: panic: %v", p)
+			}
+		}()
+		done <- o.engine.Accept(context.WithoutCancel(ctx), m, c)
+	}()
+	timer := time.NewTimer(longestWait)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return errSlowStore
+	}
 }
 
 // waitUntil returns how long a sender waits.
@@ -127,7 +159,7 @@ func (o *Outbox) ask(ctx context.Context, m *Message, w *waiter) (answer, bool) 
 	if err != nil || now.State == StateSending {
 		return answer{}, false
 	}
-	if now.State == StateQueued && (now.Failure == nil || now.Due.Before(w.until)) {
+	if now.State == StateQueued && (now.Failure == nil || w.awaits(now.Due)) {
 		return answer{}, false
 	}
 	o.waiters.remove(m.ID)
@@ -145,11 +177,16 @@ func (o *Outbox) notAccepted(m *Message, err error) (mailer.Receipt, *mailer.Err
 	if d, ok := errors.AsType[*DuplicateError](err); ok {
 		return replay(d.Prior, m)
 	}
+	if errors.Is(err, errSlowStore) {
+		e := notStored(CodeUncertain, err)
+		e.Kind = mailer.KindUnknown
+		return mailer.Receipt{}, e
+	}
 	if errors.Is(err, ErrFull) {
-		return mailer.Receipt{}, notStored("outbox_full", err)
+		return mailer.Receipt{}, notStored(CodeFull, err)
 	}
 	o.settings.Load().Logger.Error("the outbox cannot store messages", "error", err)
-	return mailer.Receipt{}, notStored("outbox_unavailable", err)
+	return mailer.Receipt{}, notStored(CodeUnavailable, err)
 }
 
 func notStored(code string, err error) *mailer.Error {
@@ -158,6 +195,13 @@ func notStored(code string, err error) *mailer.Error {
 
 func noTenant(name string) *mailer.Error {
 	return &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindConfig, Field: "tenant", Err: fmt.Errorf("unknown tenant %q", name)}
+}
+
+// tenantGone is why messages wait of a tenant that there is no more.
+func tenantGone(name string) *mailer.Error {
+	e := noTenant(name)
+	e.Code = CodeTenantGone
+	return e
 }
 
 // replay answers with what became of a message that was accepted before m, with the
@@ -170,9 +214,9 @@ func replay(prior, m *Message) (mailer.Receipt, *mailer.Error) {
 	}
 	switch {
 	case !bytes.Equal(prior.Fingerprint, m.Fingerprint):
-		return refuse("invalid_idempotent_request", "another message was sent with this idempotency key; use a new key")
+		return refuse(CodeOtherRequest, "another message was sent with this idempotency key; use a new key")
 	case prior.State == StateSending && prior.Attempts == 0:
-		return refuse("concurrent_idempotent_requests", "the message with this idempotency key is being sent at this moment; ask again in a second")
+		return refuse(CodeConcurrent, "the message with this idempotency key is being sent at this moment; ask again in a second")
 	}
 	r, e := prior.receipt()
 	r.Replayed = true

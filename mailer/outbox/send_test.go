@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -102,7 +103,7 @@ func TestClosedLane(t *testing.T) {
 			t.Fatal(err)
 		}
 		r, err = o.Send(t.Context(), submission("other"))
-		if err != nil || r.Status != mailer.StatusQueued || r.Cause == nil || r.Cause.Code != "tenant_paused" || time.Since(begin) != 0 {
+		if err != nil || r.Status != mailer.StatusQueued || r.Cause == nil || r.Cause.Code != outbox.CodePaused || r.Cause.Diagnosis().ID != "general.tenant_paused" || time.Since(begin) != 0 {
 			t.Errorf("paused: %+v, %v", r, err)
 		}
 		if got := len(o.tried()); got != 2 {
@@ -143,7 +144,7 @@ func TestIdempotency(t *testing.T) {
 		{"sent", nil, false, []step{
 			{"k", "shop", "a", mailer.StatusSent, "", false},
 			{"k", "shop", "a", mailer.StatusSent, "", true},
-			{"k", "shop", "b", "", "invalid_idempotent_request", false},
+			{"k", "shop", "b", "", outbox.CodeOtherRequest, false},
 			{"l", "shop", "a", mailer.StatusSent, "", false},
 			{"k", "desk", "b", mailer.StatusSent, "", false},
 		}},
@@ -157,7 +158,7 @@ func TestIdempotency(t *testing.T) {
 		}},
 		{"being sent", nil, true, []step{
 			{"k", "shop", "a", mailer.StatusQueued, "", false},
-			{"k", "shop", "a", "", "concurrent_idempotent_requests", false},
+			{"k", "shop", "a", "", outbox.CodeConcurrent, false},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -198,6 +199,80 @@ func TestIdempotency(t *testing.T) {
 	}
 }
 
+// TestReplayedRefusal: who repeats a request whose message will not be sent hears which
+// message that is; who must not hear of another's message does not.
+func TestReplayedRefusal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, func(_ int, s mailer.Submission) (mailer.Receipt, error) {
+			return mailer.Receipt{}, refusal(mailer.StageFinal, mailer.KindRejected, 554)
+		})
+		send := func(key, print string, at time.Duration) (mailer.Submission, mailer.Receipt, *mailer.Error) {
+			s := submission("lab")
+			s.Options.IdempotencyKey, s.Options.Fingerprint = key, []byte(print)
+			if at > 0 {
+				s.Options.At = o.begin.Add(at)
+			}
+			r, err := o.Send(t.Context(), s)
+			e, _ := errors.AsType[*mailer.Error](err)
+			return s, r, e
+		}
+		first, _, e := send("k", "a", time.Hour)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if err := o.Cancel(t.Context(), first.ID, "operator"); err != nil {
+			t.Fatal(err)
+		}
+		_, r, e := send("k", "a", time.Hour)
+		if e == nil || e.Code != outbox.CodeCanceled || r.ID != first.ID || r.MessageID != first.MessageID || r.Tenant != "lab" || !r.Replayed {
+			t.Errorf("canceled: %+v, %v", r, e)
+		}
+		_, r, e = send("k", "b", 0)
+		if e == nil || e.Code != outbox.CodeOtherRequest || r.ID != "" || r.Replayed {
+			t.Errorf("another: %+v, %v", r, e)
+		}
+		s, r, e := send("l", "c", 0)
+		if e == nil || e.Reply.Code != 554 || r.ID != s.ID || r.MessageID != s.MessageID || r.Replayed {
+			t.Errorf("refused: %+v, %v", r, e)
+		}
+	})
+}
+
+// TestSoonEnough: a sender waits for the next try only if there is time for it.
+func TestSoonEnough(t *testing.T) {
+	t.Parallel()
+	limit := func(after time.Duration) *mailer.Error { // no reason for others to wait
+		return &mailer.Error{Stage: mailer.StageLimit, Kind: mailer.KindThrottled, Code: "mailbox_recipients", RetryAfter: after}
+	}
+	for _, tt := range []struct {
+		name   string
+		e      *mailer.Error
+		status mailer.Status
+		after  time.Duration
+	}{
+		{"in ten seconds", limit(10 * time.Second), mailer.StatusSent, 10 * time.Second},
+		{"too late", limit(21 * time.Second), mailer.StatusQueued, 0},
+		{"the earliest other try", refusal(mailer.StageFinal, mailer.KindTemporary, 451), mailer.StatusQueued, 0}, // at 24 s
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := open(t, func(n int, s mailer.Submission) (mailer.Receipt, error) {
+					if n == 1 {
+						return mailer.Receipt{}, tt.e
+					}
+					return taken(s)
+				}, func(o *office) { outbox.SetJitter(o.Outbox, func() float64 { return 0 }) })
+				r, err := o.Send(t.Context(), submission("lab", alice, bob))
+				if err != nil || r.Status != tt.status || time.Since(o.begin) != tt.after {
+					t.Errorf("%+v, %v after %v", r, err, time.Since(o.begin))
+				}
+			})
+		})
+	}
+}
+
 // TestIdempotencyParallel: of a hundred equal messages at once one is sent.
 func TestIdempotencyParallel(t *testing.T) {
 	t.Parallel()
@@ -216,7 +291,7 @@ func TestIdempotencyParallel(t *testing.T) {
 				switch e, ok := errors.AsType[*mailer.Error](err); {
 				case err == nil && r.Status == mailer.StatusSent:
 					sent.Add(1)
-				case ok && e.Code == "concurrent_idempotent_requests":
+				case ok && e.Code == outbox.CodeConcurrent:
 					busy.Add(1)
 				default:
 					t.Errorf("%+v, %v", r, err)
@@ -238,6 +313,72 @@ type full struct {
 
 func (f full) Accept(context.Context, *outbox.Message, mailer.Content) error { return f.err }
 
+// TestTooManyWait: beyond a number of senders nobody waits any more, and the message
+// is sent all the same.
+func TestTooManyWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, func(_ int, s mailer.Submission) (mailer.Receipt, error) {
+			time.Sleep(time.Second)
+			return taken(s)
+		})
+		var group sync.WaitGroup
+		for range 1000 {
+			group.Go(func() {
+				if r, err := o.Send(t.Context(), submission("lab")); err != nil || r.Cause != nil {
+					t.Errorf("%+v, %v", r, err)
+				}
+			})
+		}
+		synctest.Wait()
+		s := submission("lab")
+		r, err := o.Send(t.Context(), s)
+		if err != nil || r.ID != s.ID || r.Status != mailer.StatusQueued || r.Cause == nil || r.Cause.Code != outbox.CodeBusy || time.Since(o.begin) != 0 {
+			t.Errorf("one too many: %+v, %v after %v", r, err, time.Since(o.begin))
+		}
+		s2 := submission("lab")
+		s2.Options.Async = true
+		if r, err := o.Send(t.Context(), s2); err != nil || r.Cause != nil {
+			t.Errorf("asynchronous: %+v, %v", r, err)
+		}
+		group.Wait()
+		time.Sleep(10 * time.Minute)
+		if m := o.get(t, s.ID); m.State != outbox.StateSent {
+			t.Errorf("the one too many is %s", m.State)
+		}
+		if r, err := o.Send(t.Context(), submission("lab")); err != nil || r.Status != mailer.StatusSent {
+			t.Errorf("later: %+v, %v", r, err)
+		}
+	})
+}
+
+// stuck is an engine whose storage does not answer until it is let go.
+type stuck struct {
+	outboxtest.Memory
+	free chan struct{}
+}
+
+func (s *stuck) Accept(context.Context, *outbox.Message, mailer.Content) error {
+	<-s.free
+	return nil
+}
+
+// TestStorageHangs: a sender hears in time that nobody knows.
+func TestStorageHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := &stuck{free: make(chan struct{})}
+		defer close(e.free)
+		o := outbox.New(e, outbox.Settings{Policy: func(string) (outbox.Policy, bool) { return outbox.Policy{}, true }, Logger: slog.New(slog.DiscardHandler)})
+		began := time.Now()
+		_, err := o.Send(t.Context(), submission("lab"))
+		var m *mailer.Error
+		if !errors.As(err, &m) || m.Code != outbox.CodeUncertain || m.Kind != mailer.KindUnknown || time.Since(began) != 25*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
 // TestNotStored: what could not be stored is an error, and nobody is waited for.
 func TestNotStored(t *testing.T) {
 	t.Parallel()
@@ -245,15 +386,15 @@ func TestNotStored(t *testing.T) {
 		err  error
 		code string
 	}{
-		{outbox.ErrFull, "outbox_full"},
-		{errors.New("disk on fire"), "outbox_unavailable"},
+		{outbox.ErrFull, outbox.CodeFull},
+		{errors.New("disk on fire"), outbox.CodeUnavailable},
 	} {
 		o := outbox.New(full{new(outboxtest.Memory), tt.err}, outbox.Settings{
 			Policy: func(string) (outbox.Policy, bool) { return outbox.Policy{}, true },
 		})
 		_, err := o.Send(t.Context(), submission("lab"))
 		e, ok := errors.AsType[*mailer.Error](err)
-		if !ok || e.Stage != mailer.StageAccept || e.Kind != mailer.KindTemporary || e.Code != tt.code || !errors.Is(err, tt.err) {
+		if !ok || e.Stage != mailer.StageAccept || e.Kind != mailer.KindTemporary || e.Code != tt.code || e.Diagnosis().ID != "general."+tt.code || !errors.Is(err, tt.err) {
 			t.Errorf("%v", err)
 		}
 		if outbox.Waiting(o) != 0 {
@@ -334,7 +475,7 @@ func TestUse(t *testing.T) {
 		if _, err := o.Send(t.Context(), submission("lab")); err != nil {
 			t.Error(err)
 		}
-		if got := o.heard(); !slices.Equal(got, []string{"accepted", "sent"}) || !slices.Equal(by, []string{"new"}) {
+		if got := o.heardLater(); !slices.Equal(got, []string{"sent"}) || !slices.Equal(by, []string{"new"}) {
 			t.Errorf("the old heard %q, the new %q", got, by)
 		}
 	})

@@ -34,6 +34,7 @@ func (s Settings) withDefaults() *Settings {
 	if s.Logger == nil {
 		s.Logger = slog.Default()
 	}
+	s.Hooks = s.Hooks.withDefaults()
 	return &s
 }
 
@@ -55,11 +56,8 @@ type Policy struct {
 	// Mailbox names the mailbox among all instances, for [SharedLimits]. Empty: it is
 	// not shared.
 	Mailbox string
-	// Limits are the mailbox's, over all instances. Their Drain is the one below.
+	// Limits are the mailbox's, over all instances.
 	Limits MailboxLimits
-	// Drain closes the idle connections of the mailbox, as MailboxLimits.Drain. It may
-	// be nil.
-	Drain func()
 }
 
 func (p Policy) withDefaults() Policy {
@@ -80,70 +78,4 @@ func (p Policy) withDefaults() Policy {
 func (s *Settings) policy(tenant string) (Policy, bool) {
 	p, ok := s.Policy(tenant)
 	return p.withDefaults(), ok
-}
-
-// Hooks are told what becomes of messages, for metrics, events and logs. Any may be
-// nil. They are called with no lock held, on the goroutine that does the work, and
-// must not keep or change the message. As a message may be tried while its sender
-// still hears that it is accepted, Accepted may be called after the others.
-type Hooks struct {
-	// Accepted is told when a message is stored.
-	Accepted func(*Message)
-	// Sent is told how long the last try took.
-	Sent func(*Message, mailer.Receipt, time.Duration)
-	// Deferred is told of a try that failed, after which the message is tried again.
-	// That it waits for the mailbox, the tenant or this process is no try.
-	Deferred func(*Message, *mailer.Error, time.Duration)
-	// Failed is told of a message that was refused, or is too old.
-	Failed func(*Message, *mailer.Error, time.Duration)
-	// Held is told of a message that may have been sent, and of which a person decides.
-	Held func(*Message, *mailer.Error)
-	// Lane is told when a lane is parked, paused or resting, and when it is open again.
-	Lane func(tenant string, before, now Lane)
-}
-
-// call runs a hook. Whatever it does, the message keeps its outcome.
-func (s *Settings) call(hook func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.Logger.Error("a hook of the outbox panicked; this is a defect of the program", slog.Any("panic", p))
-		}
-	}()
-	hook()
-}
-
-func (s *Settings) accepted(m *Message) {
-	if s.Hooks.Accepted != nil {
-		s.call(func() { s.Hooks.Accepted(m) })
-	}
-}
-
-func (s *Settings) sent(m *Message, r mailer.Receipt, took time.Duration) {
-	if s.Hooks.Sent != nil {
-		s.call(func() { s.Hooks.Sent(m, r, took) })
-	}
-}
-
-func (s *Settings) deferred(m *Message, e *mailer.Error, took time.Duration) {
-	if s.Hooks.Deferred != nil {
-		s.call(func() { s.Hooks.Deferred(m, e, took) })
-	}
-}
-
-func (s *Settings) failed(m *Message, e *mailer.Error, took time.Duration) {
-	if s.Hooks.Failed != nil {
-		s.call(func() { s.Hooks.Failed(m, e, took) })
-	}
-}
-
-func (s *Settings) held(m *Message, e *mailer.Error) {
-	if s.Hooks.Held != nil {
-		s.call(func() { s.Hooks.Held(m, e) })
-	}
-}
-
-func (s *Settings) lane(tenant string, before, now Lane) {
-	if s.Hooks.Lane != nil {
-		s.call(func() { s.Hooks.Lane(tenant, before, now) })
-	}
 }

@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -119,6 +120,65 @@ func TestRecipients(t *testing.T) {
 	}
 }
 
+// TestPartly: each delivery of a message that goes to its recipients one after the other
+// is told, and kept.
+func TestPartly(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		again bool // the second is taken at last
+		state outbox.State
+		told  []string
+	}{
+		{"in the end to all", true, outbox.StateSent, []string{"partly 1 by q1", "deferred temporary", "sent"}},
+		{"never to one", false, outbox.StateFailed, []string{"partly 1 by q1", "deferred temporary", "deferred temporary", "failed temporary expired"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := open(t, func(n int, s mailer.Submission) (mailer.Receipt, error) {
+					if n > 1 && !tt.again {
+						e := refusal(mailer.StageRcpt, mailer.KindTemporary, 450)
+						e.Recipients = []mailer.RecipientOutcome{{Address: bob, Kind: mailer.KindTemporary, Reply: e.Reply}}
+						return mailer.Receipt{}, e
+					}
+					r, err := taken(s)
+					r.QueueID = fmt.Sprintf("q%d", n)
+					if n == 1 {
+						r.Recipients = outcomes(mailer.KindNone, mailer.KindTemporary)
+					}
+					return r, err
+				}, func(o *office) { o.policy.Lifetime = time.Minute })
+				s := submission("lab", alice, bob)
+				s.Options.Async = true
+				if _, err := o.Send(t.Context(), s); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Minute)
+				m := o.get(t, s.ID)
+				first, last := m.Delivery, m.Delivery
+				if tt.again {
+					if len(m.Earlier) != 1 || m.Delivered() != 2 {
+						t.Fatalf("%+v", m)
+					}
+					first = &m.Earlier[0]
+					if last.QueueID != "q2" || !slices.Equal(last.To, []mailer.Address{bob}) {
+						t.Errorf("the last delivery: %+v", last)
+					}
+				} else if m.Delivered() != 1 || len(m.Earlier) > 0 || !strings.Contains(m.Failure.Cause, "1 of 2") {
+					t.Errorf("%+v, %+v", m, m.Failure)
+				}
+				if m.State != tt.state || first.QueueID != "q1" || first.Server != "mail:587" || !slices.Equal(first.To, []mailer.Address{alice}) {
+					t.Errorf("%s, the first delivery: %+v", m.State, first)
+				}
+				if got := o.heardLater(); !slices.Equal(got, tt.told) {
+					t.Errorf("told %q, want %q", got, tt.told)
+				}
+			})
+		})
+	}
+}
+
 // TestPanic: a panic while sending leaves the message in doubt, one in a hook nothing.
 func TestPanic(t *testing.T) {
 	t.Parallel()
@@ -166,7 +226,7 @@ func TestNoTenant(t *testing.T) {
 		o.mu.Unlock()
 		time.Sleep(5 * time.Minute)
 		m := o.get(t, s.ID)
-		if m.State != outbox.StateQueued || m.Attempts != 0 || m.Failure.Field != "tenant" || len(o.tried()) > 0 {
+		if m.State != outbox.StateQueued || m.Attempts != 0 || m.Failure.Field != "tenant" || m.Failure.Err().Diagnosis().ID != "general.tenant_gone" || len(o.tried()) > 0 {
 			t.Errorf("%s, %+v", m.State, m.Failure)
 		}
 		o.mu.Lock()
@@ -189,38 +249,118 @@ func TestExpiry(t *testing.T) {
 		o := open(t, func(int, mailer.Submission) (mailer.Receipt, error) {
 			return mailer.Receipt{}, refusal(mailer.StageAuth, mailer.KindUnauthorized, 535)
 		}, func(o *office) { o.policy.Lifetime = 90 * time.Minute })
-		s := submission("lab")
-		if _, err := o.Send(t.Context(), s); err != nil {
-			t.Fatal(err)
+		tried, waited := submission("lab"), submission("lab")
+		for _, s := range []mailer.Submission{tried, waited} {
+			if _, err := o.Send(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
 		}
 		time.Sleep(100 * time.Minute)
-		m := o.get(t, s.ID)
-		if m.State != outbox.StateFailed || m.Failure.Code != "expired" || m.Failure.Reply.Code != 535 || m.Attempts != 0 || m.Finished.Sub(o.begin) != 90*time.Minute {
-			t.Errorf("%+v, %+v", m, m.Failure)
-		}
-		if got := o.tried(); !slices.Equal(got, []time.Duration{0, time.Hour}) {
-			t.Errorf("tried at %v", got)
-		}
 		lanes, _ := o.engine.Lanes(t.Context())
 		if lanes["lab"].State != outbox.LaneParked {
 			t.Errorf("lane %+v", lanes["lab"])
 		}
+		for _, s := range []mailer.Submission{tried, waited} {
+			m := o.get(t, s.ID)
+			if m.State != outbox.StateFailed || m.Failure.Code != outbox.CodeExpired || m.Failure.Reply.Code != 535 || m.Attempts != 0 ||
+				m.Finished.Sub(o.begin) != 90*time.Minute || m.Failure.Err().Diagnosis().ID != lanes["lab"].Failure.Diagnosis {
+				t.Errorf("%+v, %+v", m, m.Failure)
+			}
+		}
+		if got := o.tried(); !slices.Equal(got, []time.Duration{0, time.Hour}) {
+			t.Errorf("tried at %v", got)
+		}
 	})
+}
+
+// TestInterruptedAgain: a message that may be what ends processes is tried ever later,
+// and then not at all.
+func TestInterruptedAgain(t *testing.T) {
+	t.Parallel()
+	o := outbox.New(new(outboxtest.Memory), outbox.Settings{Policy: func(string) (outbox.Policy, bool) { return outbox.Policy{}, true }})
+	m := &outbox.Message{ID: "id", Tenant: "lab", State: outbox.StateSending}
+	for n := 1; n <= 5; n++ {
+		out := outbox.HandlerOf(o).Interrupted(m)
+		if held := n == 5; held != (out.Verdict == outbox.Hold) || held != (m.State == outbox.StateHeld) {
+			t.Errorf("after %d: %+v, %s", n, out, m.State)
+		}
+		if later := time.Until(out.At) > 20*time.Second; n < 5 && later != (n > 1) {
+			t.Errorf("after %d: due at %v", n, out.At)
+		}
+	}
+}
+
+// TestKeyOfAFailure: the idempotency key of a message that failed is free only where
+// nobody can have got it.
+func TestKeyOfAFailure(t *testing.T) {
+	t.Parallel()
+	refused := refusal(mailer.StageFinal, mailer.KindRejected, 554)
+	for name, tt := range map[string]struct {
+		first func(mailer.Submission) (mailer.Receipt, error)
+		kept  bool
+	}{
+		"refused": {func(mailer.Submission) (mailer.Receipt, error) { return mailer.Receipt{}, refused }, false},
+		"taken for one": {func(s mailer.Submission) (mailer.Receipt, error) {
+			r, _ := taken(s)
+			r.Recipients[1].Kind, r.Recipients[1].Reply.Code = mailer.KindTemporary, 450
+			return r, nil
+		}, true},
+		"reply lost": {func(mailer.Submission) (mailer.Receipt, error) {
+			return mailer.Receipt{}, refusal(mailer.StageFinal, mailer.KindUnknown, 0)
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := open(t, func(n int, s mailer.Submission) (mailer.Receipt, error) {
+					if n == 1 {
+						return tt.first(s)
+					}
+					return mailer.Receipt{}, refused
+				})
+				s := submission("lab", alice, bob)
+				s.Options.IdempotencyKey, s.Options.Fingerprint = "key", []byte("it")
+				_, _ = o.Send(t.Context(), s)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if m := o.get(t, s.ID); m.State != outbox.StateFailed {
+					t.Fatalf("it is %s", m.State)
+				}
+				tries := len(o.tried())
+				again := submission("lab", alice, bob)
+				again.Options = s.Options
+				r, err := o.Send(t.Context(), again)
+				if err == nil || r.Replayed != tt.kept || (len(o.tried()) == tries) != tt.kept {
+					t.Errorf("%+v, %v; %d tries, before %d", r, err, len(o.tried()), tries)
+				}
+			})
+		})
+	}
 }
 
 // TestInterrupted: what was being sent when a process ended.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	for _, hold := range []bool{false, true} {
-		o := outbox.New(new(outboxtest.Memory), outbox.Settings{Policy: func(string) (outbox.Policy, bool) { return outbox.Policy{HoldUnknown: hold}, true }})
+		var told []string
+		o := outbox.New(new(outboxtest.Memory), outbox.Settings{
+			Policy: func(string) (outbox.Policy, bool) { return outbox.Policy{HoldUnknown: hold}, true },
+			Hooks: outbox.Hooks{
+				Held:        func(*outbox.Message, *mailer.Error) { told = append(told, "held") },
+				Interrupted: func(*outbox.Message) { told = append(told, "interrupted") },
+			},
+		})
 		m := &outbox.Message{ID: "id", Tenant: "lab", State: outbox.StateSending}
 		out := outbox.HandlerOf(o).Interrupted(m)
-		want := outbox.Retry
+		want, hook := outbox.Retry, "interrupted"
 		if hold {
-			want = outbox.Hold
+			want, hook = outbox.Hold, "held"
 		}
-		if out.Verdict != want || !out.At.IsZero() || m.Attempts != 1 || m.Failure.Kind != mailer.KindUnknown {
+		if out.Verdict != want || out.At.After(time.Now()) || m.Attempts != 1 || m.Failure.Kind != mailer.KindUnknown {
 			t.Errorf("hold %v: %+v, %+v", hold, out, m)
+		}
+		if !slices.Equal(told, []string{hook}) || m.Failure.Err().Diagnosis().ID != "general.interrupted" {
+			t.Errorf("hold %v: told %q, %+v", hold, told, m.Failure)
 		}
 	}
 	o := outbox.New(new(outboxtest.Memory), outbox.Settings{Policy: func(tenant string) (outbox.Policy, bool) { return outbox.Policy{Connections: 3}, tenant == "lab" }})
@@ -233,22 +373,22 @@ func TestInterrupted(t *testing.T) {
 type fleet struct {
 	*outboxtest.Memory
 	mu    sync.Mutex
-	wait  time.Duration
+	full  *outbox.Full
 	err   error
 	log   []string
 	limit outbox.MailboxLimits
 }
 
-func (f *fleet) Acquire(_ context.Context, mailbox string, l outbox.MailboxLimits, recipients int) (func(), time.Duration, error) {
+func (f *fleet) Acquire(_ context.Context, mailbox string, l outbox.MailboxLimits, recipients int) (func(), *outbox.Full, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.limit = l
-	if f.wait > 0 || f.err != nil {
+	if f.full != nil || f.err != nil {
 		f.log = append(f.log, "refuse")
-		return nil, f.wait, f.err
+		return nil, f.full, f.err
 	}
 	f.log = append(f.log, "acquire "+mailbox)
-	return func() { f.note("release") }, 0, nil
+	return func() { f.note("release") }, nil, nil
 }
 
 func (f *fleet) note(s string) {
@@ -257,10 +397,10 @@ func (f *fleet) note(s string) {
 	f.log = append(f.log, s)
 }
 
-func (f *fleet) set(wait time.Duration, err error) {
+func (f *fleet) set(full *outbox.Full, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.wait, f.err = wait, err
+	f.full, f.err = full, err
 }
 
 // TestSharedLimits: a message takes its place among all instances before it is tried,
@@ -275,7 +415,7 @@ func TestSharedLimits(t *testing.T) {
 		}, func(o *office) {
 			f = &fleet{Memory: o.engine}
 			o.policy.Mailbox, o.policy.Limits = "box", outbox.MailboxLimits{Rate: 30, Per: time.Minute, Connections: 2}
-			o.policy.Drain = func() { f.note("drain") }
+			o.policy.Limits.Drain = func() { f.note("drain") }
 			o.Outbox = outbox.New(f, o.settings)
 		})
 		if r, err := o.Send(t.Context(), submission("lab")); err != nil || r.Status != mailer.StatusSent {
@@ -284,7 +424,7 @@ func TestSharedLimits(t *testing.T) {
 		if got := strings.Join(f.log, ", "); got != "acquire box, deliver, release" || f.limit.Rate != 30 || f.limit.Drain == nil {
 			t.Errorf("%s; %+v", got, f.limit.Rate)
 		}
-		f.set(40*time.Second, nil)
+		f.set(&outbox.Full{Limit: outbox.LimitRate, Wait: 40 * time.Second}, nil)
 		s := submission("lab")
 		r, err := o.Send(t.Context(), s)
 		if err != nil || r.Status != mailer.StatusQueued || r.Due.Sub(o.begin) != 40*time.Second || r.Cause.Stage != mailer.StageLimit {
@@ -293,17 +433,46 @@ func TestSharedLimits(t *testing.T) {
 		if m := o.get(t, s.ID); m.Attempts != 0 {
 			t.Errorf("%d attempts", m.Attempts)
 		}
-		f.set(0, errors.New("the database is gone"))
+		f.set(nil, errors.New("the database is gone"))
 		time.Sleep(45 * time.Second)
 		if m := o.get(t, s.ID); m.State != outbox.StateQueued || m.Attempts != 0 || !strings.Contains(m.Failure.Cause, "database") {
 			t.Errorf("%+v", m)
 		}
-		f.set(0, nil)
+		f.set(nil, nil)
 		time.Sleep(time.Minute)
 		if m := o.get(t, s.ID); m.State != outbox.StateSent || len(o.tried()) != 2 {
 			t.Errorf("%s after %d tries", m.State, len(o.tries))
 		}
 	})
+}
+
+// TestFull: a message that finds no room is told which limit it met.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	for limit, want := range map[outbox.Limit][2]string{
+		outbox.LimitRate:        {"mailbox_rate", "as many messages"},
+		outbox.LimitRecipients:  {"mailbox_recipients", "as many recipients"},
+		outbox.LimitConnections: {"mailbox_busy", "as many connections"},
+	} {
+		t.Run(string(limit), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := open(t, func(_ int, s mailer.Submission) (mailer.Receipt, error) { return taken(s) }, func(o *office) {
+					o.policy.Mailbox, o.policy.Limits = "box", outbox.MailboxLimits{Rate: 30, RecipientsPerDay: 10, Connections: 2}
+					f := &fleet{Memory: o.engine}
+					f.set(&outbox.Full{Limit: limit, Wait: time.Minute}, nil)
+					o.Outbox = outbox.New(f, o.settings)
+				})
+				r, err := o.Send(t.Context(), submission("lab"))
+				if err != nil || r.Status != mailer.StatusQueued {
+					t.Fatalf("%+v, %v", r, err)
+				}
+				if c := r.Cause; c.Code != want[0] || !strings.Contains(c.Error(), want[1]) || c.RetryAfter != time.Minute {
+					t.Errorf("%s, %v", c.Code, c)
+				}
+			})
+		})
+	}
 }
 
 // TestOtherProcess: a sender hears of a message that another process has tried.
@@ -340,5 +509,35 @@ func TestOtherProcess(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// TestNoHooks: nobody has to be told.
+func TestNoHooks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		says := []*mailer.Error{
+			nil, refusal(mailer.StageFinal, mailer.KindRejected, 554), refusal(mailer.StageFinal, mailer.KindTemporary, 451),
+			refusal(mailer.StageFinal, mailer.KindUnknown, 0), refusal(mailer.StageAuth, mailer.KindUnauthorized, 535),
+		}
+		o := open(t, func(n int, s mailer.Submission) (mailer.Receipt, error) {
+			if e := says[n-1]; e != nil {
+				return mailer.Receipt{}, e
+			}
+			r, err := taken(s)
+			r.Recipients = outcomes(mailer.KindNone, mailer.KindTemporary)
+			return r, err
+		}, func(o *office) {
+			o.policy.HoldUnknown = true
+			o.settings.Hooks = outbox.Hooks{}
+			o.Use(o.settings)
+		})
+		for range says {
+			_, _ = o.Send(t.Context(), submission("lab", alice, bob))
+		}
+		outbox.HandlerOf(o.Outbox).Interrupted(&outbox.Message{Tenant: "other"})
+		if n := len(o.tried()); n != 5 || o.log.Len() > 0 {
+			t.Errorf("%d tries, log %q", n, o.log.String())
+		}
 	})
 }

@@ -24,16 +24,31 @@ type waiter struct {
 	done   chan answer // has room for the one answer
 }
 
+// soonEnough is how much of the wait must be left when a message is tried again: a try
+// takes a while, and may fail once more.
+const soonEnough = 5 * time.Second
+
+// awaits reports whether a try at a time is worth waiting for.
+func (w *waiter) awaits(due time.Time) bool { return due.Add(soonEnough).Before(w.until) }
+
 // answer is what a sender hears.
 type answer struct {
 	receipt mailer.Receipt
 	err     *mailer.Error
 }
 
+// maxWaiters is how many senders wait at a time. Each takes memory, and one mail server
+// that does not answer would have all of its senders wait.
+const maxWaiters = 1000
+
+// add has somebody wait for a message; nil: too many do.
 func (w *waiters) add(id, tenant string, until time.Time) *waiter {
 	one := &waiter{tenant: tenant, until: until, done: make(chan answer, 1)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.of) >= maxWaiters {
+		return nil
+	}
 	if w.of == nil {
 		w.of = make(map[string]*waiter)
 	}
@@ -66,7 +81,7 @@ func (w *waiters) tell(id string, due time.Time, with func() answer) {
 		return
 	}
 	one.trying = false
-	if !due.IsZero() && due.Before(one.until) {
+	if !due.IsZero() && one.awaits(due) {
 		w.mu.Unlock()
 		return
 	}

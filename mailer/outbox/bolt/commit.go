@@ -31,12 +31,14 @@ type batch struct {
 
 	messages, contents, index, lanes, meta *bbolt.Bucket
 
-	dirty   bool
-	err     error // why it cannot be committed
-	counts  map[counter]int
-	files   int64
-	grown   int64 // octets of what was accepted in it
-	touched []*lane
+	dirty  bool
+	err    error // why it cannot be committed
+	counts map[counter]int
+	files  int64
+	// scheduled are the octets of scheduled messages that came or went
+	scheduled int64
+	grown     int64 // octets of what was accepted in it
+	touched   []*lane
 
 	afterwards []func() // when it is durable
 	undoings   []func() // when it is not
@@ -99,6 +101,12 @@ func (e *Engine) next() time.Time {
 	if !e.forget.IsZero() && (next.IsZero() || e.forget.Before(next)) {
 		next = e.forget
 	}
+	if e.shift != nil && e.db != nil {
+		if e.calm.After(e.clock.steady) {
+			return e.calm
+		}
+		return e.clock.steady // at once
+	}
 	if (len(e.stuck) > 0 || e.db == nil) && (next.IsZero() || e.calm.Before(next)) {
 		next = e.calm
 	}
@@ -109,11 +117,18 @@ func (e *Engine) next() time.Time {
 func (e *Engine) step(ops []*op) {
 	defer e.checkStopped()
 	now := time.Now()
+	e.noticeClock(now)
+	if e.db != nil && e.broken.Load() != nil {
+		e.abandon()
+	}
 	idle := true
 	for _, o := range ops {
 		idle = o.arrive != nil && o.arrive() && idle
 	}
 	if idle && !e.due(now) {
+		if len(ops) == 0 && e.db != nil {
+			_ = e.watch()
+		}
 		if len(e.lying) == 0 {
 			e.lieUntil = now.Add(lieTime)
 		}
@@ -132,6 +147,14 @@ func (e *Engine) step(ops []*op) {
 		}
 		e.log().Info("the outbox could be opened again")
 	}
+	if err := e.watch(); err != nil {
+		if e.broken.Load() != nil {
+			e.abandon()
+			e.fail(ops, err, now)
+			return
+		}
+		ops = refuse(ops, err)
+	}
 	if ops = e.admit(ops, now); len(ops) > 0 || e.due(now) {
 		e.store(ops, now)
 	}
@@ -140,7 +163,7 @@ func (e *Engine) step(ops []*op) {
 // due reports whether there may be something to do without an op.
 func (e *Engine) due(now time.Time) bool {
 	next := e.next()
-	return len(e.repairs) > 0 || e.forget.IsZero() || (!next.IsZero() && !next.After(now))
+	return len(e.repairs) > 0 || e.shift != nil || e.forget.IsZero() || (!next.IsZero() && !next.After(now))
 }
 
 // admit refuses what takes space while only the room for outcomes is left.
@@ -179,6 +202,10 @@ func (e *Engine) store(ops []*op, now time.Time) {
 	}
 	e.fail(ops, err, now)
 	if isFull(err) {
+		return
+	}
+	if e.breaks(err); e.broken.Load() != nil {
+		e.abandon()
 		return
 	}
 	// What is on the disk now is not known. A flush that failed is never tried again:
@@ -226,32 +253,8 @@ func isFull(err error) bool {
 
 // transact makes one transaction of ops and of whatever is due.
 func (e *Engine) transact(ops []*op, now time.Time) error {
-	tx, err := e.db.Begin(true)
-	if err != nil {
-		return err
-	}
-	b := &batch{
-		e: e, now: now, counts: map[counter]int{},
-		messages: tx.Bucket(bucketMessages), contents: tx.Bucket(bucketContents),
-		index: tx.Bucket(bucketIndex), lanes: tx.Bucket(bucketLanes), meta: tx.Bucket(bucketMeta),
-	}
-	b.messages.FillPercent, b.contents.FillPercent = 0.9, 0.9 // ids grow
-	e.used.Store(inUse(tx) + number(b.index.Get(keyFiles)))
-	b.repair()
-	for _, o := range ops {
-		o.err = o.apply(b)
-	}
-	b.sweep()
-	b.fill()
-	b.storeCounts()
-	switch err = b.err; {
-	case err != nil:
-	case b.dirty:
-		tx.DB().NoFreelistSync = tx.DB().Stats().FreePageN > e.maxFreeList
-		err = e.commit(tx)
-	}
-	_ = tx.Rollback() // it may have ended already
-	if err != nil {
+	b := &batch{e: e, now: now, counts: map[counter]int{}}
+	if err := shield(func() error { return b.store(ops) }); err != nil {
 		for _, undo := range slices.Backward(b.undoings) {
 			undo()
 		}
@@ -267,6 +270,39 @@ func (e *Engine) transact(ops []*op, now time.Time) error {
 		o.finish(o.err)
 	}
 	return nil
+}
+
+// store applies and commits. Where it panics its transaction does not end.
+func (b *batch) store(ops []*op) error {
+	e := b.e
+	tx, err := e.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	b.messages, b.contents = tx.Bucket(bucketMessages), tx.Bucket(bucketContents)
+	b.index, b.lanes, b.meta = tx.Bucket(bucketIndex), tx.Bucket(bucketLanes), tx.Bucket(bucketMeta)
+	b.messages.FillPercent, b.contents.FillPercent = 0.9, 0.9 // ids grow
+	e.size = tx.Size()
+	e.used.Store(inUse(tx) + number(b.index.Get(keyFiles)))
+	b.repair()
+	b.shift()
+	for _, o := range ops {
+		o.err = o.apply(b)
+	}
+	b.sweep()
+	b.fill()
+	b.storeCounts()
+	if b.dirty {
+		b.check()
+	}
+	switch err = b.err; {
+	case err != nil:
+	case b.dirty:
+		tx.DB().NoFreelistSync = tx.DB().Stats().FreePageN > e.maxFreeList
+		err = e.commit(tx)
+	}
+	_ = tx.Rollback() // it may have ended already
+	return err
 }
 
 // doubt notes what may be on the disk although the commit failed.

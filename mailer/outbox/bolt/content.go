@@ -74,9 +74,8 @@ func copyContent(w io.Writer, c mailer.Content) error {
 // writeFile writes the content under its final name and flushes file and folder.
 func (k *kept) writeFile(c mailer.Content) error {
 	e, room := k.e, fileOctets(k.size)
-	if e.filling.Add(room)+e.used.Load() > e.options.MaxBytes {
-		e.filling.Add(-room)
-		return e.full()
+	if err := e.fill(room); err != nil {
+		return err
 	}
 	f, err := os.OpenFile(e.contentFile(k.id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {

@@ -33,15 +33,18 @@ type Engine struct {
 	// list, opening takes a look at all pages in use, which are few then.
 	maxFreeList int
 
-	mu sync.RWMutex // is held for reading while db is read
-	db *bbolt.DB    // nil while it cannot be opened again
+	mu   sync.RWMutex // is held for reading while db is read
+	db   *bbolt.DB    // nil while it cannot be opened again
+	file *os.File     // that of db
+
+	broken atomic.Pointer[damageError] // db is damaged
 
 	queue queue
 	ended chan struct{} // closed when the goroutine that commits has ended
 	aside sync.WaitGroup
 	ran   atomic.Bool
 
-	used    atomic.Int64 // octets in use at the last commit
+	used    atomic.Int64 // octets in use at the last commit, about
 	filling atomic.Int64 // octets of files that no record tells of yet
 
 	// The rest belongs to the goroutine that commits.
@@ -58,6 +61,14 @@ type Engine struct {
 	out      int // calls of Deliver under way
 	stopped  chan struct{}
 	forget   time.Time // when the next final message is dropped
+	spareAt  time.Time // when it is looked again for messages to forget early
+	clock    clock
+	shift    *shift
+	info     os.FileInfo     // of the file of db
+	size     int64           // the least octets that the file has
+	astray   bool            // that file is not in the folder any more
+	checked  map[string]bool // ids of keys that are known to have been sealed with
+	needless [][]byte        // values of keys that nothing needs any more
 }
 
 var _ outbox.Engine = (*Engine)(nil)
@@ -80,8 +91,12 @@ func (e *Engine) view(f func(*bbolt.Tx) error) error {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	switch {
+	case e.broken.Load() != nil:
+		return e.broken.Load()
 	case e.db != nil:
-		return e.db.View(f)
+		err := shield(func() error { return e.db.View(f) })
+		e.breaks(err)
+		return err
 	case e.queue.isClosed():
 		return errClosed
 	}
@@ -176,6 +191,11 @@ func (b *batch) accept(f *flight, h header, sealed []byte, k *kept) error {
 	}
 	if h.knows() && b.index.Get(digestKey(h.digest)) != nil {
 		return errKnown
+	}
+	if h.state == outbox.StateScheduled {
+		if err := b.roomScheduled(&h); err != nil {
+			return err
+		}
 	}
 	if err := b.room(int64(len(sealed) + len(k.sealed))); err != nil {
 		return err
@@ -275,9 +295,12 @@ func (b *batch) change(id string, f func(*outbox.Message) error) error {
 	if err := guard(func() error { return f(m) }); err != nil {
 		return err
 	}
-	m.ID, m.Tenant, m.Idempotency = id, old.tenant, old.digest
+	m.ID, m.Tenant = id, old.tenant
 	if stateOctet(m.State) == 0 || m.State == outbox.StateSending {
 		return fmt.Errorf("a message cannot be made %q", m.State)
+	}
+	if err := checkMessage(m); err != nil {
+		return err
 	}
 	_, sealed, err := b.e.seal(m)
 	if err != nil {

@@ -29,10 +29,13 @@ const (
 	indexState  = 's' // state, tenant, id
 	indexOpen   = 'o' // tenant, accepted, id: messages that count as waiting
 	indexCount  = 'c' // state, tenant: how many
-	indexFiles  = 'b' // octets in files
+	indexFiles  = 'b' // octets in files; octets that scheduled messages take
 )
 
-var keyFiles = []byte{indexFiles}
+var (
+	keyFiles     = []byte{indexFiles}
+	keyScheduled = []byte{indexFiles, 1}
+)
 
 func appendTenant(b []byte, tenant string) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(tenant))), tenant...)
@@ -78,9 +81,7 @@ func (h *header) keys(id string) [][]byte {
 }
 
 // knows reports whether the digest of the message is in the index.
-func (h *header) knows() bool {
-	return len(h.digest) > 0 && h.state != outbox.StateFailed
-}
+func (h *header) knows() bool { return h != nil && len(h.digest) > 0 }
 
 // fileSize is what the content takes outside the database.
 func (h *header) fileSize() int64 {
@@ -89,6 +90,9 @@ func (h *header) fileSize() int64 {
 	}
 	return 0
 }
+
+// octets is what the message takes, about.
+func (h *header) octets() int64 { return 2*recordRoom + h.size }
 
 // put stores a record and everything that follows from it. Old is nil where there
 // is none yet.
@@ -110,13 +114,13 @@ func (b *batch) put(id string, old, now *header, sealed []byte) {
 			b.set(b.index, k, nil)
 		}
 	}
-	knew, knows := old != nil && old.knows(), now != nil && now.knows()
-	if knew && !knows {
+	same := old.knows() && now.knows() && bytes.Equal(old.digest, now.digest)
+	if old.knows() && !same {
 		if k := digestKey(old.digest); string(b.index.Get(k)) == id {
 			b.remove(b.index, k)
 		}
 	}
-	if knows && !knew {
+	if now.knows() && !same {
 		if k := digestKey(now.digest); b.index.Get(k) == nil {
 			b.set(b.index, k, []byte(id))
 		}
@@ -156,6 +160,9 @@ type counter struct {
 func (b *batch) count(h *header, n int) {
 	b.counts[counter{h.state, h.tenant}] += n
 	b.files += int64(n) * h.fileSize()
+	if h.state == outbox.StateScheduled {
+		b.scheduled += int64(n) * h.octets()
+	}
 }
 
 // storeCounts adds what was counted to what is stored.
@@ -164,6 +171,7 @@ func (b *batch) storeCounts() {
 		b.add(statePrefix(indexCount, c.state, c.tenant), int64(n))
 	}
 	b.add(keyFiles, b.files)
+	b.add(keyScheduled, b.scheduled)
 }
 
 func (b *batch) add(key []byte, n int64) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	bbolt "go.etcd.io/bbolt"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
 func otherSealer(t *testing.T) testSealer {
@@ -142,4 +144,108 @@ func TestOpenOtherKey(t *testing.T) {
 			b.open(Options{Sealer: fresh})
 		})
 	}
+}
+
+// switchSealer is a ring whose keys may change while it is used.
+type switchSealer struct{ ring *[]namedSealer }
+
+type namedSealer struct {
+	testSealer
+	id string
+}
+
+func (s switchSealer) KeyID() string { return (*s.ring)[0].id }
+
+func (s switchSealer) Seal(name string, plain []byte) ([]byte, error) {
+	return (*s.ring)[0].Seal(name, plain)
+}
+
+func (s switchSealer) Open(name string, sealed []byte) (plain []byte, err error) {
+	for _, k := range *s.ring {
+		if plain, err = k.Open(name, sealed); err == nil {
+			return plain, nil
+		}
+	}
+	return nil, err
+}
+
+// TestChangeKey: a key that something was sealed with, also while the outbox was open,
+// is needed as long as that is stored, and no longer.
+func TestChangeKey(t *testing.T) {
+	t.Parallel()
+	k1, k2, k3 := namedSealer{sealer(), "1"}, namedSealer{otherSealer(t), "2"}, namedSealer{thirdSealer(t), "3"}
+	ring := func(keys ...namedSealer) Options { return Options{Sealer: switchSealer{&keys}} }
+	for name, tt := range map[string]func(b *bench) (free func()){
+		"small": func(b *bench) func() {
+			m := b.accept("lab", small)
+			return func() { b.drop(m.ID) }
+		},
+		"large, and its record is of the next key": func(b *bench) func() {
+			m := b.accept("lab", strings.Repeat(small, 60))
+			b.close()
+			b.open(ring(k3, k2, k1))
+			if err := b.e.Change(b.Context(), m.ID, func(*outbox.Message) error { return nil }); err != nil {
+				b.Fatal(err)
+			}
+			return func() { b.drop(m.ID) }
+		},
+		"a lane": func(b *bench) func() {
+			b.setLane("lab", outbox.Lane{State: outbox.LanePaused, By: "x"})
+			return func() { b.setLane("lab", outbox.Lane{}) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, Options{Sealer: switchSealer{&[]namedSealer{k1}}})
+			b.close()
+			keys := []namedSealer{k1}
+			b.open(Options{Sealer: switchSealer{&keys}})
+			first := b.accept("lab", small)
+			if err := b.e.do(&op{apply: func(*batch) error { keys = []namedSealer{k2, k1}; return nil }}); err != nil {
+				t.Fatal(err)
+			}
+			free := tt(b) // sealed with the second
+			b.drop(first.ID)
+			b.close()
+			for _, o := range []Options{ring(k1), ring(k3, k1), ring(k3)} {
+				if e, err := Open(b.folder, o); err == nil {
+					_ = e.Close()
+					t.Error("it was opened without the second key")
+				} else if !strings.Contains(err.Error(), "the key that it was sealed with is missing") {
+					t.Error(err)
+				}
+			}
+			b.open(ring(k3, k2)) // nothing needs the first any more
+			free()
+			b.close()
+			b.open(ring(k3))
+			b.accept("lab", small)
+			commits := b.stored()
+			b.close()
+			b.open(ring(k3))
+			if n := b.stored(); n != 0 {
+				t.Errorf("%d commits for a key that is known; %d before", n, commits)
+			}
+		})
+	}
+}
+
+func (b *bench) drop(id string) {
+	b.Helper()
+	if err := b.e.Drop(b.Context(), id); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func thirdSealer(t *testing.T) testSealer {
+	t.Helper()
+	block, err := aes.NewCipher([]byte("0011223344556677"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return testSealer{aead}
 }

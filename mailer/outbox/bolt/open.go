@@ -11,7 +11,6 @@ import (
 	"time"
 
 	bbolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
@@ -79,7 +78,7 @@ func open(folder string, o Options, change func(*Engine)) (*Engine, error) {
 	}
 	e.reserved = e.makeReserve() == nil
 	go e.commits()
-	if err := e.do(&op{apply: (*batch).check}); err != nil {
+	if err := e.do(&op{apply: (*batch).opened}); err != nil {
 		e.log().Warn("the outbox could not note the key that it seals with", "error", err)
 	}
 	return e, nil
@@ -87,31 +86,45 @@ func open(folder string, o Options, change func(*Engine)) (*Engine, error) {
 
 // openDatabase opens the file, or makes it, and looks whether it can be used.
 func (e *Engine) openDatabase(make bool) error {
-	file := filepath.Join(e.folder, databaseFile)
-	_, err := os.Stat(file)
-	isNew := errors.Is(err, fs.ErrNotExist)
-	if isNew && !make { // its disk is not mounted, say
-		return fmt.Errorf("opening the outbox: %w", err)
+	if err := e.broken.Load(); err != nil {
+		return err
 	}
-	db, err := bbolt.Open(file, 0o600, &bbolt.Options{
-		Timeout: e.options.LockTimeout, FreelistType: bbolt.FreelistMapType,
+	file := filepath.Join(e.folder, databaseFile)
+	info, err := os.Stat(file)
+	isNew := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case isNew && make, err == nil && info.Size() == 0:
+		if err = e.mayMake(); err != nil {
+			return fmt.Errorf("opening the outbox %s: %w", file, err)
+		}
+	case err != nil: // its disk is not mounted, say
+		return fmt.Errorf("opening the outbox: %w", err)
+	case e.info != nil && !os.SameFile(e.info, info):
+		return fmt.Errorf("opening the outbox again: %s is another file than before; put that back, or restart", file)
+	default:
+		if err := e.inspect(); err != nil {
+			return fmt.Errorf("opening the outbox %s: %w", file, err)
+		}
+	}
+	db, f, err := e.openFile(bbolt.Options{
+		FreelistType:   bbolt.FreelistMapType,
 		NoFreelistSync: true, // else it may write
 	})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return fmt.Errorf("the outbox in %s is in use by another process, and still was after %v; end that one, or give each a folder of its own", e.folder, e.options.LockTimeout)
-	case err != nil:
-		return fmt.Errorf("opening the outbox %s: %w; if it is damaged, move it away and restore it", file, err)
+	if err != nil {
+		return fmt.Errorf("opening the outbox: %w", err)
 	}
-	if err = e.prepare(db); err == nil && isNew {
+	if err = shield(func() error { return e.prepare(db) }); err == nil && isNew {
 		err = e.syncFolder(e.folder)
+	}
+	if err == nil {
+		info, err = f.Stat()
 	}
 	if err != nil {
 		_ = db.Close()
 		return fmt.Errorf("opening the outbox %s: %w", file, err)
 	}
 	e.mu.Lock()
-	e.db = db
+	e.db, e.file, e.info = db, f, info
 	e.mu.Unlock()
 	return nil
 }
@@ -125,7 +138,9 @@ func (e *Engine) prepare(db *bbolt.DB) error {
 			if found = string(b.Get(keyFormat)); found != format {
 				return nil
 			}
-			return e.checkKey(b.Get(keyCheck))
+			var err error
+			e.needless, err = e.checkKeys(tx)
+			return err
 		}
 		if k, _ := tx.Cursor().First(); k != nil {
 			return errors.New("this is the database of another program; give the outbox a folder of its own")
@@ -138,6 +153,10 @@ func (e *Engine) prepare(db *bbolt.DB) error {
 	case found != "":
 		return fmt.Errorf("it has the format %q, which a newer version has made; use that version, or another folder", found)
 	}
+	if err := e.mayMake(); err != nil {
+		return err
+	}
+	e.checked, e.needless = map[string]bool{}, nil
 	return db.Update(func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketMessages, bucketContents, bucketIndex, bucketLanes, bucketMeta} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -146,29 +165,6 @@ func (e *Engine) prepare(db *bbolt.DB) error {
 		}
 		return tx.Bucket(bucketMeta).Put(keyFormat, []byte(format))
 	})
-}
-
-// checkKey tells whether the sealer has the key that the outbox was sealed with when
-// it was opened last.
-func (e *Engine) checkKey(sealed []byte) error {
-	if sealed == nil {
-		return nil
-	}
-	if _, err := e.options.Sealer.Open(checkName, sealed); err != nil {
-		return fmt.Errorf("the key that it was sealed with is missing: %w; bring that key back, as a further encryption_key, or move the folder of the outbox away and lose the messages in it", err)
-	}
-	return nil
-}
-
-// check stores what tells the next time whether the key is the same. All that is
-// sealed until then is sealed with this key, or with one before it.
-func (b *batch) check() error {
-	sealed, err := b.e.options.Sealer.Seal(checkName, []byte(checkName))
-	if err != nil {
-		return err
-	}
-	b.set(b.meta, keyCheck, sealed)
-	return nil
 }
 
 // makeFolder makes a folder and what is missing above it, durably.

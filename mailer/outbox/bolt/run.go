@@ -228,6 +228,9 @@ func (e *Engine) settle(m *outbox.Message, out outbox.Outcome) (*settled, error)
 	if m.State.Final() && m.Finished.IsZero() {
 		m.Finished = now
 	}
+	if err := checkMessage(m); err != nil {
+		return nil, err
+	}
 	_, sealed, err := e.seal(m)
 	if err != nil {
 		return nil, err
@@ -254,7 +257,7 @@ func (b *batch) settle(id string, s *settled) error {
 		return err
 	}
 	now := s.header
-	now.tenant, now.digest, now.size = old.tenant, old.digest, old.size
+	now.tenant, now.size = old.tenant, old.size
 	if now.kept != keptNowhere {
 		now.kept = old.kept
 	}

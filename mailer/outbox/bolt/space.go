@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,11 +27,94 @@ const recordRoom = 1024
 // room takes room for a message in the database.
 func (b *batch) room(n int64) error {
 	n += recordRoom
-	if b.e.used.Load()+b.e.filling.Load()+b.grown+n > b.e.options.MaxBytes {
+	over := b.e.used.Load() + b.e.filling.Load() + b.grown + n - b.e.options.MaxBytes
+	if over > 0 {
+		over -= b.spare(over)
+	}
+	if over > 0 {
 		return b.e.full()
 	}
 	b.grown += n
 	return nil
+}
+
+// roomScheduled reports whether there is room for a message that is scheduled. Others
+// find the rest of the space, whoever fills it for months.
+func (b *batch) roomScheduled(h *header) error {
+	most := b.e.options.MaxBytes / 2
+	if number(b.index.Get(keyScheduled))+b.scheduled+h.octets() > most {
+		return fmt.Errorf("%w for scheduled messages: they may take half of it, %d octets", outbox.ErrFull, most)
+	}
+	return nil
+}
+
+const (
+	// spareAge is the least age of a message that is forgotten early though a repeat
+	// may come with its idempotency key.
+	spareAge = time.Hour
+	// maxSpare is how many messages are looked at in search of those, and spareEvery
+	// the pause after a search in vain.
+	maxSpare   = 4096
+	spareEvery = 10 * time.Second
+)
+
+// spare forgets messages early that were sent or canceled, those whose time comes next
+// first, until they have freed so many octets, and returns how many it were.
+func (b *batch) spare(over int64) (freed int64) {
+	if b.now.Before(b.e.spareAt) {
+		return 0
+	}
+	var ids []string
+	c, n := b.index.Cursor(), 0
+	for k, _ := c.Seek(forgetPrefix()); bytes.HasPrefix(k, forgetPrefix()) && n < maxSpare && freed < over; k, _ = c.Next() {
+		n++
+		_, id, ok := timed(k[1:])
+		if !ok {
+			continue
+		}
+		old, sealed, err := b.get(id)
+		if err != nil || old.state != outbox.StateSent && old.state != outbox.StateCanceled {
+			continue
+		}
+		if old.knows() && b.now.Sub(old.accepted) < spareAge {
+			continue
+		}
+		ids = append(ids, id)
+		freed += int64(len(sealed)+len(b.contents.Get([]byte(id)))) + recordRoom + old.fileSize()
+	}
+	for _, id := range ids {
+		if old, _, err := b.get(id); err == nil {
+			b.put(id, old, nil, nil)
+		}
+	}
+	if freed < over {
+		b.e.spareAt = b.now.Add(spareEvery)
+	}
+	b.grown -= freed
+	return freed
+}
+
+// fill takes room for a file of a content, if there is any.
+func (e *Engine) fill(n int64) error {
+	for {
+		over := e.filling.Add(n) + e.used.Load() - e.options.MaxBytes
+		if over <= 0 {
+			return nil
+		}
+		e.filling.Add(-n)
+		var freed int64
+		err := e.do(&op{apply: func(b *batch) error {
+			freed = b.spare(over)
+			b.after(func() { e.used.Add(b.grown) })
+			return nil
+		}})
+		if err != nil {
+			return err
+		}
+		if freed == 0 {
+			return e.full()
+		}
+	}
 }
 
 // full is the error for a message too much.

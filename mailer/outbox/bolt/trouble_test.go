@@ -59,6 +59,9 @@ func TestDiskFull(t *testing.T) {
 	first := b.accept("lab", small)
 	big := b.accept("lab", strings.Repeat(small, 50))
 	waiting := b.accept("lab", small)
+	for _, m := range []*outbox.Message{first, big} { // Run may have begun after them
+		b.untilState(m.ID, outbox.StateSending)
+	}
 	b.plug.set(func() { b.plug.err = fmt.Errorf("write: %w", syscall.ENOSPC) })
 	for range 2 {
 		m, c := letter("lab", small)

@@ -202,9 +202,25 @@ func digestKnown(d *desk) {
 	again(outbox.StateSent)
 }
 
-// A digest is free when its message has failed or is dropped.
+// A digest is free when its message comes back without it or is dropped, and not
+// because it has failed.
 func digestFree(d *desk) {
-	d.run(&clerk{deliver: func(_ context.Context, m *outbox.Message, _ mailer.Content) outbox.Outcome { return dead(m) }})
+	var keep atomic.Bool
+	d.run(&clerk{deliver: func(_ context.Context, m *outbox.Message, _ mailer.Content) outbox.Outcome {
+		if !keep.Load() {
+			m.Idempotency, m.Fingerprint = nil, nil
+		}
+		return dead(m)
+	}})
+	keep.Store(true)
+	kept := d.accept(full())
+	d.untilState(kept.ID, outbox.StateFailed)
+	repeat := full()
+	repeat.Idempotency = kept.Idempotency
+	if err := d.e.Accept(d.Context(), repeat, source(repeat, nil)); !isDuplicate(err) {
+		d.Errorf("the digest of a message that failed and has it: %v", err)
+	}
+	keep.Store(false)
 	m := d.accept(full())
 	d.untilState(m.ID, outbox.StateFailed)
 	next := full()

@@ -128,6 +128,7 @@ func killLoop(d *desk) {
 			},
 		}
 		d.run(c)
+		before := len(accepted)
 		var group sync.WaitGroup
 		for i := range 4 {
 			group.Go(func() {
@@ -145,7 +146,6 @@ func killLoop(d *desk) {
 				}
 			})
 		}
-		before := len(accepted)
 		d.until("a message is accepted", func() bool { mu.Lock(); defer mu.Unlock(); return len(accepted) > before })
 		time.Sleep(10*time.Millisecond + rand.N(30*time.Millisecond))
 		if round == rounds-1 {

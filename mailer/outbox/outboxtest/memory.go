@@ -259,9 +259,16 @@ func (e *Memory) recordLocked(given *outbox.Message, out outbox.Outcome) {
 		delete(e.store.contents, m.ID)
 	case outbox.Dead:
 		m.State = outbox.StateFailed
-		e.freeLocked(m)
 	case outbox.Hold:
 		m.State = outbox.StateHeld
+	}
+	e.putLocked(m)
+}
+
+// putLocked stores a message that was changed. A digest that is gone from it is free.
+func (e *Memory) putLocked(m *outbox.Message) {
+	if before := e.store.messages[m.ID]; before != nil && len(m.Idempotency) == 0 {
+		e.freeLocked(before)
 	}
 	e.store.messages[m.ID] = m
 }
@@ -381,10 +388,7 @@ func (e *Memory) Change(_ context.Context, id string, f func(*outbox.Message) er
 	if err := f(changed); err != nil {
 		return err
 	}
-	if changed.State == outbox.StateFailed || !bytes.Equal(changed.Idempotency, m.Idempotency) {
-		e.freeLocked(m)
-	}
-	e.store.messages[id] = changed
+	e.putLocked(changed)
 	e.dispatchLocked()
 	return nil
 }

@@ -33,6 +33,16 @@ func change(d *desk) {
 	far := message("lab")
 	far.State, far.Due = outbox.StateScheduled, time.Now().Add(time.Hour).UTC()
 	d.accept(far)
+	with := full()
+	with.State, with.Due = outbox.StateScheduled, far.Due
+	d.accept(with)
+	d.mustChange(with.ID, func(m *outbox.Message) { m.Idempotency, m.Fingerprint = nil, nil })
+	if got := d.get(with.ID); len(got.Idempotency) > 0 {
+		d.Error("an idempotency digest that f took away is back")
+	}
+	free := full()
+	free.Idempotency, free.State, free.Due = with.Idempotency, with.State, with.Due
+	d.accept(free)
 	close(g)
 	d.untilState(busy.ID, outbox.StateSent)
 	d.never("a try of what was canceled, or is not due", func() bool { return c.count() > 1 })

@@ -49,7 +49,7 @@ func (e *Engine) slot(tenant string, due, now time.Time) *slot {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l := e.laneLocked(tenant)
-	if r.stopping || l.closed || l.resting.State == outbox.LaneResting || l.running >= window || past(l.next, now) {
+	if r.out() || l.closed || l.resting.State == outbox.LaneResting || l.running >= window || past(l.next, now) {
 		return nil
 	}
 	l.running++
@@ -90,7 +90,7 @@ func (e *Engine) due(tenant string, at time.Time) bool {
 	l := e.laneLocked(tenant)
 	l.next = earlier(l.next, at)
 	e.lookLocked(l)
-	return l.running < window && !r.stopping
+	return l.running < window && !r.out()
 }
 
 // wake has a message handed out when it is due, here or elsewhere.
@@ -131,7 +131,7 @@ func (r *run) claimAll(l *lane) {
 		r.mu.Lock()
 		l.again = false
 		p, n, next := l.plan(time.Now(), window)
-		if p == nothing || r.stopping {
+		if p == nothing || r.out() {
 			l.claiming = false
 			r.armLocked(l, next)
 			r.mu.Unlock()

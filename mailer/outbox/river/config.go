@@ -121,18 +121,22 @@ type timing struct {
 	// probe is how long a parked lane waits for the message that was to show whether
 	// it can be opened.
 	probe time.Duration
-	// renewal is how long a lease lasts, tenure how long it is kept from others that
-	// wait, and idle how long it is kept when nobody does.
-	renewal, tenure, idle time.Duration
+	// tenure is how long a lease is kept from others that wait, and idle how long when
+	// nobody does.
+	tenure, idle time.Duration
 	// patience is how long Acquire waits itself.
 	patience time.Duration
 	// end is how long the outcomes are tried to be recorded when Run is over.
 	end time.Duration
 }
 
+// fence is how long an instance that no beat was heard of begins something, and keeps
+// idle connections. The rest of the time until it is taken for dead is for closing them.
+func (t timing) fence() time.Duration { return t.dead * 3 / 4 }
+
 func usualTiming() timing {
 	return timing{
 		beat: 3 * time.Second, dead: 12 * time.Second, poll: 2 * time.Second, net: 30 * time.Second, probe: 5 * time.Minute,
-		renewal: time.Minute, tenure: 3 * time.Second, idle: 75 * time.Second, patience: 2 * time.Second, end: 30 * time.Second,
+		tenure: 3 * time.Second, idle: 75 * time.Second, patience: 2 * time.Second, end: 30 * time.Second,
 	}
 }

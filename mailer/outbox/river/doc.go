@@ -13,10 +13,24 @@
 // A message that is being sent has an owner, which is an instance, and a generation,
 // which grows whenever the message changes hands. What a try came to is recorded only
 // where both are still the same. Each instance has a beat in the database. Where one
-// stands still for 12 s before the eyes of another instance, which itself was in
-// contact with the database all that time, its messages are taken over: after an
-// outage of the database nobody takes the others for dead because they are a moment
-// later to come back.
+// stands still for 12 s, and some instance or other was in contact with the database
+// all that time, its messages are taken over: after an outage of the database nobody
+// takes the others for dead because they are a moment later to come back.
+//
+// # Who may connect to a mail server
+//
+// The connections that a mailbox may have are leases of instances, which last as long
+// as a beat of the instance was seen in the last 12 s by the database's clock. An
+// instance fences itself before: 9 s after the last beat that it knows was heard it
+// begins nothing, breaks off what it has not begun to transmit, and closes its idle
+// connections. So where it is dead, its share is free when its messages are; and where
+// it is cut off from the database, or that is away, nobody opens a connection in the
+// place of one that is still idle there. What it has begun to transmit goes on to its
+// end, as breaking it off would put the message in doubt: until then there may be as
+// many connections too many as there are such messages, and a message too many in a
+// window. When it is back it counts them again before it takes another. The same
+// holds for a process that was stopped longer than 9 s, which learns of that when it
+// goes on; nothing can hold it to what it does not know.
 //
 // # Lanes, and what River does
 //

@@ -25,8 +25,6 @@ type Engine struct {
 	pool *pgxpool.Pool
 	jobs *rq.Client[pgx.Tx] // inserts only
 
-	limits limits
-
 	// shouts are the lanes of which others are to be told.
 	shouts shouts
 
@@ -49,7 +47,6 @@ func open(ctx context.Context, c Config, t timing) (*Engine, error) {
 		return nil, fmt.Errorf("outbox river: %w", err)
 	}
 	e := &Engine{Config: c, timing: t, name: uuid.NewString(), lanes: make(map[string]*lane)}
-	e.limits.init(e)
 	e.pool, err = c.pool(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("outbox river: %w", err)
@@ -92,7 +89,6 @@ func (e *Engine) alarm(ctx context.Context) error {
 // Close ends the use of the engine.
 func (e *Engine) Close() error {
 	e.shouts.stop()
-	e.limits.close()
 	e.pool.Close()
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
@@ -16,16 +17,17 @@ var (
 )
 
 // register adds this instance to those that are alive. It reports false when ctx ended.
-func (r *run) register() bool {
+func (r *run) register() (began time.Time, ok bool) {
 	for r.ctx.Err() == nil {
+		began = time.Now()
 		_, err := r.pool.Exec(r.ctx, `INSERT INTO instances (id) VALUES ($1) ON CONFLICT (id) DO NOTHING`, r.id())
 		if err == nil {
-			return true
+			return began, true
 		}
 		r.warn("starting", err)
 		sleep(r.ctx, time.Second)
 	}
-	return false
+	return began, false
 }
 
 // leave removes it when it has nothing left.
@@ -38,15 +40,41 @@ func (r *run) leave() {
 	}
 }
 
-// observed is what was seen of another instance.
+// heard notes that others can see that this instance is alive.
+func (r *run) heard(began time.Time) {
+	r.limits.heard(began)
+	r.gate.Reset(r.fence() - time.Since(began))
+	r.mu.Lock()
+	over := r.tenure.ctx.Err() != nil
+	r.mu.Unlock()
+	if over && r.ctx.Err() == nil {
+		r.newTenure(r.id(), nil)
+	}
+}
+
+// silence ends the tenure of an instance that no beat was heard of for long. Others
+// are about to begin its messages, and to open its connections.
+func (r *run) silence() {
+	if !r.limits.silent() {
+		return
+	}
+	r.Logger.Warn("the outbox's database was not reached for a while: nothing is sent until it is, and other instances may take over")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tenure.cancel(errSilent)
+}
+
+// observed is a state that something was seen in, and since when.
 type observed struct {
-	beat  int64
+	state int64
 	since time.Time
 }
 
-// beats says that this instance is alive, and looks whether the others are. It is
-// measured by the monotonic clock how long a beat was seen to stand still, and only
-// while the database was at hand: nobody's clock matters.
+// beats says that this instance is alive, and looks whether the others are. One is
+// dead whose beat was not seen for a while in which there was no gap in the contact
+// that any instance had with the database: an outage is nobody's death. So an
+// instance that has just started need not watch first; it knows what those before it
+// have seen.
 //
 // It has a connection of its own: an instance whose pool is busy is not dead.
 func (r *run) beats(ctx context.Context) {
@@ -56,10 +84,8 @@ func (r *run) beats(ctx context.Context) {
 			conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
-	others := make(map[string]observed)
-	strays := make(map[string]observed) // by message
-	last := time.Now()
-	silent := false
+	orphans := make(map[string]observed) // by owner
+	strays := make(map[string]observed)  // by message
 	for ctx.Err() == nil {
 		began := time.Now()
 		var err error
@@ -72,31 +98,25 @@ func (r *run) beats(ctx context.Context) {
 		}
 		switch {
 		case err != nil:
-			clear(others)
+			clear(orphans)
 			if ctx.Err() == nil {
 				r.warn("saying that this instance is alive", err)
 			}
-			// Deliveries whose content was not begun break off: others may be about to
-			// begin them.
-			if !silent && time.Since(last) > r.dead-r.beat/2 {
-				silent = true
-				r.newTenure(r.id(), errSilent)
-			}
 		case !alive:
-			clear(others)
+			clear(orphans)
 			r.Logger.Warn("the other instances took this one for dead, as it was not seen for a while, and have taken its messages over; it goes on under another name")
-			r.newTenure("", errReplaced)
-			_, err = conn.Exec(ctx, `INSERT INTO instances (id) VALUES ($1)`, r.id())
+			name := uuid.NewString()
+			r.newTenure(name, errReplaced)
+			r.limits.forfeit(name)
+			_, err = conn.Exec(ctx, `INSERT INTO instances (id) VALUES ($1)`, name)
 			if err != nil {
 				r.warn("saying that this instance is alive", err)
+				break
 			}
+			r.heard(began)
 		default:
-			silent = false
-			if began.Sub(last) > 2*r.beat+r.beat/2 {
-				clear(others) // it was away itself
-			}
-			last = began
-			err = r.lookAtOthers(ctx, conn, others)
+			r.heard(began)
+			err = r.lookAtOthers(ctx, conn, orphans)
 			if err == nil {
 				err = r.lookForStrays(ctx, conn, strays)
 			}
@@ -130,14 +150,24 @@ func (r *run) connect(ctx context.Context) (*pgx.Conn, error) {
 func (r *run) beatOnce(ctx context.Context, conn *pgx.Conn) (alive bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, max(r.beat, time.Second))
 	defer cancel()
+	_, err = conn.Exec(ctx, `UPDATE contact SET last = clock_timestamp(),
+		since = CASE WHEN last < clock_timestamp() - $1::interval THEN clock_timestamp() ELSE since END`, 2*r.beat+r.beat/2)
+	if err != nil {
+		return false, err
+	}
 	done, err := conn.Exec(ctx, `UPDATE instances SET beat = beat + 1, seen = clock_timestamp() WHERE id = $1`, r.id())
-	return err == nil && done.RowsAffected() == 1, err
+	if err != nil || done.RowsAffected() == 0 {
+		return false, err
+	}
+	return true, r.limits.renew(ctx, conn)
 }
 
-// lookAtOthers takes over what dead instances were sending, and what belongs to none.
-func (r *run) lookAtOthers(ctx context.Context, conn *pgx.Conn, others map[string]observed) error {
-	rows, err := conn.Query(ctx, `SELECT id, beat FROM instances WHERE id <> $1
-		UNION SELECT owner, -1 FROM messages m WHERE state = 'sending' AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = m.owner)`, r.id())
+// lookAtOthers takes over what dead instances were sending, and after a while what
+// belongs to none: who claimed it at the moment of his removal may still record it.
+func (r *run) lookAtOthers(ctx context.Context, conn *pgx.Conn, orphans map[string]observed) error {
+	rows, err := conn.Query(ctx, `SELECT i.id, i.beat FROM instances i, contact c
+			WHERE i.id <> $1 AND greatest(i.seen, c.since) < clock_timestamp() - $2::interval
+		UNION SELECT owner, -1 FROM messages m WHERE state = 'sending' AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = m.owner)`, r.id(), r.dead)
 	if err != nil {
 		return err
 	}
@@ -156,24 +186,25 @@ func (r *run) lookAtOthers(ctx context.Context, conn *pgx.Conn, others map[strin
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	for id := range others {
+	for id := range orphans {
 		if _, there := beats[id]; !there {
-			delete(others, id)
+			delete(orphans, id)
 		}
 	}
 	for id, beat := range beats {
-		o, known := others[id]
-		if !known || o.beat != beat {
-			others[id] = observed{beat, time.Now()}
-			continue
-		}
-		if time.Since(o.since) < r.dead {
-			continue
+		if beat < 0 {
+			o, known := orphans[id]
+			if !known {
+				orphans[id] = observed{beat, time.Now()}
+			}
+			if !known || time.Since(o.since) < r.dead {
+				continue
+			}
 		}
 		if err := r.takeOver(ctx, conn, id, beat); err != nil {
 			return err
 		}
-		delete(others, id)
+		delete(orphans, id)
 	}
 	return nil
 }
@@ -302,7 +333,7 @@ func (r *run) lookForStrays(ctx context.Context, conn *pgx.Conn, strays map[stri
 		switch s, known := strays[m.id]; {
 		case bad:
 			due = now.Add(time.Hour)
-		case !known || s.beat != m.generation:
+		case !known || s.state != m.generation:
 			strays[m.id] = observed{m.generation, now}
 			continue
 		case now.Sub(s.since) < max(claimTime+r.beat, r.dead):

@@ -3,40 +3,38 @@ package river
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
-// limits are what this instance has of the limits of mailboxes.
+var (
+	errNotRunning = errors.New("outbox river: it does not run, and so has no share of a mailbox's limits")
+	errFenced     = errors.New("the database was not reached for a while; its mailboxes' connections may be others' by now")
+)
+
+// limits are what this instance has of the limits of mailboxes, while Run goes on.
 //
 // The window of a mailbox is rows in the database, one for each message that holds a
-// place. Connections are leases, counted for each instance. An instance keeps a lease
-// when a message has ended, as the connection stays open in its pool and the server
-// counts it. It gives it up, and closes its idle connections before, where nobody has
-// used it for a while, or where another instance waits that has fewer; of two that
-// have work, neither gives the other what it would need itself a moment later, but
-// one that has none gets its turn after some seconds.
+// place. Connections are leases, counted for each instance. They last as long as its
+// beat is heard; see the package's comment.
 type limits struct {
-	e *Engine
-	// owner names this instance. It has nothing to do with who owns messages: leases
-	// live and die by their own time.
-	owner  string
+	*run
+	// ctx ends when what is left is to end by its time.
 	ctx    context.Context
 	cancel context.CancelFunc
-	// quit ends look, which closes done; nil before the first Acquire.
-	quit, done chan struct{}
-	tasks      sync.WaitGroup // that give places and leases back
+	tasks  sync.WaitGroup // that give places and leases back
 
 	mu        sync.Mutex
+	owner     string    // this instance; empty when it has left
+	contact   time.Time // when a beat began that was heard
+	era       int       // of leases; one ends when contact is lost
 	mailboxes map[[32]byte]*mailbox
 	places    map[int64]bool // of messages under way
-	closed    bool           // and no task begins
 }
 
 // mailbox is one of them.
@@ -46,107 +44,133 @@ type mailbox struct {
 	turn chan struct{}
 	// freed says that a lease here is no longer in use.
 	freed chan struct{}
+	// telling is held while the database is told of leases that are given up.
+	telling sync.Mutex
 
 	// limits.mu guards these.
 	drain  func()
 	leases int
-	busy   int // of leases
-	// renewed is when the leases were known to last for another timing.renewal.
-	renewed time.Time
-	since   time.Time // when the latest lease was taken or given up
-	used    time.Time // when all leases were in use last
-	yield   bool      // give a lease up as soon as a message ends
-	unsure  bool      // the database may count more leases than there are
+	busy   int       // of leases
+	gifts  int       // leases that are being given up: the database still counts them
+	since  time.Time // when the latest lease was taken or given up
+	used   time.Time // when all leases were in use last
+	yield  bool      // give a lease up as soon as a message ends
+	unsure bool      // the database may count other leases than there are
+	era    int       // in which the leases were taken
 }
 
-func (l *limits) init(e *Engine) {
-	l.e = e
-	l.owner = uuid.NewString()
-	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.mailboxes = make(map[[32]byte]*mailbox)
-	l.places = make(map[int64]bool)
+func newLimits(r *run, contact time.Time) *limits {
+	l := &limits{run: r, owner: r.id(), contact: contact, mailboxes: make(map[[32]byte]*mailbox), places: make(map[int64]bool)}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(r.ctx))
+	return l
 }
 
 func (l *limits) mailbox(name string) *mailbox {
 	digest := sha256.Sum256([]byte(name))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.done == nil {
-		l.quit, l.done = make(chan struct{}), make(chan struct{})
-		go l.look(l.ctx)
-	}
 	m := l.mailboxes[digest]
 	if m == nil {
-		m = &mailbox{digest: digest, turn: make(chan struct{}, 1), freed: make(chan struct{}, 1)}
+		m = &mailbox{digest: digest, turn: make(chan struct{}, 1), freed: make(chan struct{}, 1), era: l.era}
 		l.mailboxes[digest] = m
 	}
 	return m
 }
 
-// close gives everything up.
-func (l *limits) close() {
-	l.mu.Lock()
-	done := l.done
-	l.mu.Unlock()
-	if done == nil {
-		return
-	}
-	close(l.quit)
-	<-done
-	l.mu.Lock()
-	gifts := make([]gift, 0, len(l.mailboxes))
-	for _, m := range l.mailboxes {
-		gifts = append(gifts, l.takeBackLocked(m, m.leases))
-	}
-	l.mu.Unlock()
-	for _, g := range gifts {
-		l.giveUp(g)
-	}
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	ended := make(chan struct{})
-	go func() {
-		l.tasks.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-time.After(5 * time.Second): // what is left ends by its time
-	}
-	l.cancel()
-	<-ended
-}
-
-// task does f meanwhile.
+// task does f meanwhile, unless this instance has left.
 func (l *limits) task(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed {
+	if l.owner != "" {
 		l.tasks.Go(f)
 	}
 }
 
-// Acquire takes a place for one message.
-func (e *Engine) Acquire(ctx context.Context, name string, ml outbox.MailboxLimits, recipients int) (release func(), wait time.Duration, err error) {
-	if ml.Rate <= 0 && ml.RecipientsPerDay <= 0 && ml.Connections <= 0 {
-		return func() {}, 0, nil
+// fenced reports whether this instance was out of contact so long that it may not
+// begin anything: others are about to take over. limits.mu is held.
+func (l *limits) fenced() bool { return time.Since(l.contact) >= l.fence() }
+
+// heard notes that a beat was heard.
+func (l *limits) heard(began time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.contact = began
+}
+
+// silent ends the use of all leases, if this instance is out of contact.
+func (l *limits) silent() bool {
+	l.mu.Lock()
+	out := l.fenced()
+	l.mu.Unlock()
+	if out {
+		l.forfeit("")
 	}
-	l := &e.limits
+	return out
+}
+
+// forfeit ends the use of all leases, and closes idle connections. Name, if set, is a
+// new one of this instance.
+func (l *limits) forfeit(name string) {
+	l.mu.Lock()
+	l.era++
+	if name != "" {
+		l.owner, l.contact = name, time.Time{} // which is not heard yet
+	}
+	var drains []func()
+	for _, m := range l.mailboxes {
+		if m.leases+m.gifts > 0 && m.drain != nil {
+			drains = append(drains, m.drain)
+		}
+	}
+	l.mu.Unlock()
+	for _, drain := range drains { // at once: one may take a moment
+		l.task(drain)
+	}
+}
+
+// leave gives everything up, and waits for that a little.
+func (l *limits) leave() {
+	l.forfeit("")
+	l.mu.Lock()
+	owner := l.owner
+	l.owner = ""
+	l.mu.Unlock()
+	ended := time.AfterFunc(5*time.Second, l.cancel)
+	defer ended.Stop()
+	l.tasks.Wait()
+	_, err := l.pool.Exec(l.ctx, `WITH w AS (DELETE FROM waiters WHERE owner = $1) DELETE FROM leases WHERE owner = $1`, owner)
+	if err != nil {
+		l.warn("giving connections up", err) // which end with the beat
+	}
+	l.cancel()
+}
+
+// Acquire takes a place for one message. It does while Run goes on.
+func (e *Engine) Acquire(ctx context.Context, name string, ml outbox.MailboxLimits, recipients int) (release func(), full *outbox.Full, err error) {
+	if ml.Rate <= 0 && ml.RecipientsPerDay <= 0 && ml.Connections <= 0 {
+		return func() {}, nil, nil
+	}
+	e.mu.Lock()
+	r := e.run
+	e.mu.Unlock()
+	if r == nil {
+		return nil, nil, errNotRunning
+	}
+	l := r.limits
 	m := l.mailbox(name)
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()
 	case <-ctx.Done():
-		return nil, 0, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 	over := time.Now().Add(e.patience)
 	for {
-		release, wait, err = l.take(ctx, m, ml, recipients)
-		if err != nil || wait == 0 || time.Now().Add(wait).After(over) {
-			return release, wait, err
+		release, full, err = l.take(ctx, m, ml, recipients)
+		if err != nil || full == nil || time.Now().Add(full.Wait).After(over) {
+			return release, full, err
 		}
-		again := time.NewTimer(wait)
+		again := time.NewTimer(full.Wait)
 		select {
 		case <-again.C:
 		case <-m.freed:
@@ -154,49 +178,59 @@ func (e *Engine) Acquire(ctx context.Context, name string, ml outbox.MailboxLimi
 		}
 		again.Stop()
 		if ctx.Err() != nil {
-			return nil, 0, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 	}
 }
 
 // take asks once. The caller has the mailbox's turn.
-func (l *limits) take(ctx context.Context, m *mailbox, ml outbox.MailboxLimits, recipients int) (release func(), wait time.Duration, err error) {
-	e := l.e
+func (l *limits) take(ctx context.Context, m *mailbox, ml outbox.MailboxLimits, recipients int) (release func(), full *outbox.Full, err error) {
+	if err := l.declare(ctx, m); err != nil {
+		return nil, nil, err
+	}
 	l.mu.Lock()
+	if l.fenced() || m.era != l.era {
+		l.mu.Unlock()
+		return nil, nil, errFenced
+	}
+	owner, era := l.owner, l.era
 	m.drain = ml.Drain
 	own := ml.Connections <= 0
-	if m.leases > m.busy && m.leases <= ml.Connections && time.Since(m.renewed) < e.renewal*3/4 {
+	if m.leases > m.busy && m.leases <= ml.Connections {
 		m.busy++ // so that it is not given up
 		own = true
 	}
 	l.mu.Unlock()
 	leased := ml.Connections > 0
 	var place *int64
-	asked := time.Now()
 	if !own || ml.Rate > 0 || ml.RecipientsPerDay > 0 {
 		per := ml.Per
 		if per <= 0 {
 			per = time.Minute
 		}
-		var seconds float64
-		err = e.pool.QueryRow(ctx, `SELECT place, wait FROM take($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-			m.digest[:], l.owner, ml.Rate, per, ml.RecipientsPerDay, recipients, ml.Connections, !own, e.renewal).Scan(&place, &seconds)
-		wait = time.Duration(seconds * float64(time.Second))
-		if err != nil || wait > 0 {
-			l.mu.Lock()
-			if own && leased {
-				m.busy--
-			}
-			m.unsure = m.unsure || !own && err != nil
-			l.mu.Unlock()
-			return nil, wait, err
+		var (
+			wait    float64 // seconds
+			lacking *outbox.Limit
+		)
+		err = l.pool.QueryRow(ctx, `SELECT place, wait, lacking FROM take($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			m.digest[:], owner, ml.Rate, per, ml.RecipientsPerDay, recipients, ml.Connections, !own, l.dead).Scan(&place, &wait, &lacking)
+		if err == nil && lacking != nil {
+			full = &outbox.Full{Limit: *lacking, Wait: max(time.Duration(wait*float64(time.Second)), time.Millisecond)}
 		}
 	}
 	l.mu.Lock()
-	if !own {
-		if m.leases == 0 {
-			m.renewed = asked
+	defer l.mu.Unlock()
+	if err == nil && full == nil && l.era != era {
+		err = errFenced
+	}
+	if err != nil || full != nil {
+		if own && leased {
+			m.busy--
 		}
+		m.unsure = m.unsure || !own && err != nil
+		return nil, full, err
+	}
+	if !own {
 		m.leases++
 		m.busy++
 		m.since = time.Now()
@@ -204,8 +238,7 @@ func (l *limits) take(ctx context.Context, m *mailbox, ml outbox.MailboxLimits, 
 	if place != nil {
 		l.places[*place] = true
 	}
-	l.mu.Unlock()
-	return sync.OnceFunc(func() { l.release(m, place, leased) }), 0, nil
+	return sync.OnceFunc(func() { l.release(m, place, leased) }), nil, nil
 }
 
 // release gives a message's place back.
@@ -239,10 +272,10 @@ func (l *limits) releasePlace(id int64) {
 	l.mu.Lock()
 	delete(l.places, id)
 	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(l.ctx, l.e.renewal)
+	ctx, cancel := context.WithTimeout(l.ctx, l.dead)
 	defer cancel()
 	for ctx.Err() == nil {
-		_, err := l.e.pool.Exec(ctx, `WITH s AS (SELECT set_config('synchronous_commit', 'off', true))
+		_, err := l.pool.Exec(ctx, `WITH s AS (SELECT set_config('synchronous_commit', 'off', true))
 			UPDATE places SET released = true, until = clock_timestamp() + per FROM s WHERE id = $1 AND NOT released`, id)
 		if err == nil {
 			return
@@ -251,190 +284,14 @@ func (l *limits) releasePlace(id int64) {
 	}
 }
 
-// gift is leases that nobody here may use any more, and the database still counts.
-type gift struct {
-	m     *mailbox
-	n     int
-	drain func()
-}
-
-// takeBackLocked makes a gift of so many leases, if they are not in use.
-func (l *limits) takeBackLocked(m *mailbox, n int) gift {
-	n = min(n, m.leases-m.busy)
-	if n <= 0 {
-		return gift{}
-	}
-	m.leases -= n
-	m.since = time.Now()
-	m.yield = false
-	return gift{m, n, m.drain}
-}
-
-// giveUp gives a gift to the others. Before they may open a connection, the idle ones
-// here are closed.
-func (l *limits) giveUp(g gift) {
-	if g.n == 0 {
-		return
-	}
-	l.task(func() {
-		if g.drain != nil {
-			g.drain()
-		}
-		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
-		defer cancel()
-		_, err := l.e.pool.Exec(ctx, `WITH gone AS (DELETE FROM leases WHERE mailbox = $1 AND owner = $2 AND n <= $3)
-			UPDATE leases SET n = n - $3 WHERE mailbox = $1 AND owner = $2 AND n > $3`, g.m.digest[:], l.owner, g.n)
-		if err != nil {
-			l.mu.Lock()
-			g.m.unsure = true
-			l.mu.Unlock()
-		}
-	})
-}
-
-// makeSure has the database count the leases of a mailbox right.
-func (l *limits) makeSure(ctx context.Context, m *mailbox) {
-	select {
-	case m.turn <- struct{}{}: // so that none is taken meanwhile
-		defer func() { <-m.turn }()
-	default:
-		return
-	}
-	l.mu.Lock()
-	n := m.leases
-	m.unsure = false
-	l.mu.Unlock()
-	_, err := l.e.pool.Exec(ctx, `WITH gone AS (DELETE FROM leases WHERE mailbox = $1 AND owner = $2 AND $3 = 0)
-		UPDATE leases SET n = $3 WHERE mailbox = $1 AND owner = $2 AND n > $3 AND $3 > 0`, m.digest[:], l.owner, n)
-	if err != nil {
-		l.mu.Lock()
-		m.unsure = true
-		l.mu.Unlock()
-	}
-}
-
-// look renews leases and places, and gives leases up.
-func (l *limits) look(ctx context.Context) {
-	defer close(l.done)
-	pause := min(time.Second, l.e.tenure/3)
-	var renewed time.Time
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	for {
-		if time.Since(renewed) > l.e.renewal/4 && l.renew(ctx) {
-			renewed = time.Now()
-		}
-		l.yieldToOthers(ctx)
-		select {
-		case <-tick.C:
-		case <-l.quit:
-			return
-		}
-	}
-}
-
-// renew makes leases and places last. Where it fails for long, the connections that
-// are idle are closed while the leases still last.
-func (l *limits) renew(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, l.e.renewal/4)
-	defer cancel()
-	began := time.Now()
+// renew makes the places of messages under way last until this instance is dead.
+func (l *limits) renew(ctx context.Context, x execer) error {
 	l.mu.Lock()
 	places := slices.Collect(maps.Keys(l.places))
 	l.mu.Unlock()
-	_, err := l.e.pool.Exec(ctx, `WITH p AS (UPDATE places SET until = clock_timestamp() + $2::interval + per WHERE id = ANY ($3) AND NOT released)
-		UPDATE leases SET until = clock_timestamp() + $2::interval WHERE owner = $1`, l.owner, l.e.renewal, places)
-	if err == nil {
-		l.mu.Lock()
-		for _, m := range l.mailboxes {
-			m.renewed = began
-		}
-		l.mu.Unlock()
-		return true
+	if len(places) == 0 {
+		return nil
 	}
-	l.mu.Lock()
-	var late []func()
-	for _, m := range l.mailboxes {
-		if m.leases > 0 && time.Since(m.renewed) > l.e.renewal*3/4 {
-			m.leases, m.unsure = m.busy, true
-			if m.drain != nil {
-				late = append(late, m.drain)
-			}
-		}
-	}
-	l.mu.Unlock()
-	for _, drain := range late {
-		drain()
-	}
-	return false
-}
-
-// yieldToOthers gives up what is idle, and what others should have.
-func (l *limits) yieldToOthers(ctx context.Context) {
-	var (
-		digests [][]byte
-		unsure  []*mailbox
-	)
-	l.mu.Lock()
-	for _, m := range l.mailboxes {
-		if m.leases > 0 {
-			digests = append(digests, m.digest[:])
-		}
-		if m.unsure {
-			unsure = append(unsure, m)
-		}
-	}
-	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for _, m := range unsure {
-		l.makeSure(ctx, m)
-	}
-	if len(digests) == 0 {
-		return
-	}
-	rows, err := l.e.pool.Query(ctx, `SELECT w.mailbox, min(coalesce(l.n, 0)) FROM waiters w LEFT JOIN leases l ON l.mailbox = w.mailbox AND l.owner = w.owner
-		WHERE w.mailbox = ANY ($1) AND w.owner <> $2 AND w.seen > clock_timestamp() - interval '3 seconds' GROUP BY w.mailbox`, digests, l.owner)
-	if err != nil {
-		return
-	}
-	poorest := make(map[[32]byte]int) // of those that wait
-	for rows.Next() {
-		var (
-			digest []byte
-			n      int
-		)
-		if rows.Scan(&digest, &n) == nil {
-			poorest[[32]byte(digest)] = n
-		}
-	}
-	if rows.Err() != nil {
-		return
-	}
-	var gifts []gift
-	now := time.Now()
-	l.mu.Lock()
-	for _, m := range l.mailboxes {
-		if m.leases == 0 {
-			continue
-		}
-		if m.busy == m.leases {
-			m.used = now
-		}
-		theirs, wanted := poorest[m.digest]
-		m.yield = false
-		switch {
-		case wanted && m.leases > m.busy && now.Sub(m.used) >= time.Second: // it was not needed for a second
-			gifts = append(gifts, l.takeBackLocked(m, 1))
-		case wanted && now.Sub(m.since) >= l.e.tenure && (theirs == 0 || theirs+1 < m.leases):
-			m.yield = true
-			gifts = append(gifts, l.takeBackLocked(m, 1))
-		case now.Sub(m.used) >= l.e.idle && m.leases > m.busy:
-			gifts = append(gifts, l.takeBackLocked(m, m.leases))
-		}
-	}
-	l.mu.Unlock()
-	for _, g := range gifts {
-		l.giveUp(g)
-	}
+	_, err := x.Exec(ctx, `UPDATE places SET until = clock_timestamp() + $1::interval + per WHERE id = ANY ($2) AND NOT released`, l.dead, places)
+	return err
 }

@@ -84,7 +84,7 @@ func (n *sender) limits(l outbox.MailboxLimits) outbox.MailboxLimits {
 
 // send sends a message, if it may.
 func (n *sender) send(ctx context.Context, l outbox.MailboxLimits, takes time.Duration) (wait time.Duration, err error) {
-	release, wait, err := n.e.Acquire(ctx, "shop@example.com", n.limits(l), 1)
+	release, wait, err := acquire(ctx, n.e, n.limits(l), 1)
 	if err != nil || wait > 0 {
 		return wait, err
 	}
@@ -103,14 +103,22 @@ func (n *sender) send(ctx context.Context, l outbox.MailboxLimits, takes time.Du
 	return 0, nil
 }
 
+// acquire asks for a place in the limits of one mailbox.
+func acquire(ctx context.Context, e *Engine, l outbox.MailboxLimits, recipients int) (release func(), wait time.Duration, err error) {
+	release, full, err := e.Acquire(ctx, "shop@example.com", l, recipients)
+	if full != nil {
+		wait = full.Wait
+	}
+	return release, wait, err
+}
+
 func senders(t *testing.T, n int, tm timing) (*smtp, []*sender) {
 	t.Helper()
 	schema := newSchema()
 	s := new(smtp)
 	var all []*sender
 	for range n {
-		e, _ := openTest(t, schema, tm)
-		t.Cleanup(func() { e.Close() })
+		e, _ := running(t, schema, tm, &clerk{})
 		all = append(all, &sender{e: e, s: s})
 	}
 	return s, all
@@ -208,35 +216,103 @@ func TestIdleLease(t *testing.T) {
 	}
 }
 
-// The leases of a dead instance, and the places of its messages, come free by
-// themselves.
+// The lease of a dead instance comes free when others take it for dead, and not
+// before it has closed its connections, if it lives after all; then, too, the place of
+// the message that it was sending.
 func TestLeaseOfTheDead(t *testing.T) {
 	t.Parallel()
-	tm := usualTiming()
-	tm.renewal, tm.patience = time.Second, 0
-	l := outbox.MailboxLimits{Rate: 1, Per: 500 * time.Millisecond, Connections: 1}
+	tm := quick()
+	tm.patience = 0
 	schema := newSchema()
-	dead, wire := openTest(t, schema, tm)
-	t.Cleanup(func() { dead.Close() })
-	if _, wait, err := dead.Acquire(t.Context(), "m", l, 1); wait != 0 || err != nil {
+	dead, wire := running(t, schema, tm, &clerk{})
+	var drained atomic.Int64
+	lease := outbox.MailboxLimits{Connections: 1, Drain: func() { drained.CompareAndSwap(0, time.Now().UnixNano()) }}
+	release, wait, err := acquire(t.Context(), dead, lease, 1)
+	if wait != 0 || err != nil {
 		t.Fatal(wait, err)
 	}
-	living, _ := openTest(t, schema, tm)
-	t.Cleanup(func() { living.Close() })
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-		if _, wait, err := living.Acquire(t.Context(), "m", l, 1); wait == 0 || err != nil {
-			t.Fatalf("while the other lives: %v, %v", wait, err)
+	release() // and the connection stays open
+	place := outbox.MailboxLimits{Rate: 1, Per: 200 * time.Millisecond}
+	if _, full, err := dead.Acquire(t.Context(), "another", place, 1); full != nil || err != nil {
+		t.Fatal(full, err)
+	}
+	living, _ := running(t, schema, tm, &clerk{})
+	for began := time.Now(); time.Since(began) < 2*tm.dead; sleep(t.Context(), tm.beat) {
+		_, full, err := living.Acquire(t.Context(), "another", place, 1)
+		if full == nil || full.Limit != outbox.LimitRate || err != nil {
+			t.Fatalf("while the other sends: %v, %v", full, err)
 		}
-		time.Sleep(20 * time.Millisecond)
+	}
+	if drained.Load() != 0 {
+		t.Fatal("drained, though nobody waits for the connection")
 	}
 	wire.set(true)
 	cut := time.Now()
-	eventually(t, 10*time.Second, "the place of the dead", func() bool {
-		_, wait, err := living.Acquire(t.Context(), "m", l, 1)
-		return wait == 0 && err == nil
+	for what, try := range map[string]func() (*outbox.Full, error){
+		"the place": func() (*outbox.Full, error) {
+			_, full, err := living.Acquire(t.Context(), "another", place, 1)
+			return full, err
+		},
+		"the lease": func() (*outbox.Full, error) {
+			_, full, err := living.Acquire(t.Context(), "shop@example.com", outbox.MailboxLimits{Connections: 1}, 1)
+			if full == nil && drained.Load() == 0 {
+				t.Error("two have the one connection")
+			}
+			return full, err
+		},
+	} {
+		eventually(t, 10*time.Second, what, func() bool { full, err := try(); return full == nil && err == nil })
+	}
+	if took := time.Since(cut); took < tm.dead-2*tm.beat {
+		t.Errorf("free %v after the last beat", took)
+	}
+	if _, full, err := dead.Acquire(t.Context(), "shop@example.com", lease, 1); full != nil || err == nil {
+		t.Errorf("it still hands out: %v, %v", full, err)
+	}
+}
+
+// An instance whose lease was used when it was out of contact for long counts again
+// when it is back: the others open no more connections than are left.
+func TestLeaseComesBack(t *testing.T) {
+	t.Parallel()
+	tm := quick()
+	tm.patience = 0
+	schema := newSchema()
+	first, wire := running(t, schema, tm, &clerk{})
+	l := outbox.MailboxLimits{Connections: 2}
+	release, wait, err := acquire(t.Context(), first, l, 1)
+	if wait != 0 || err != nil {
+		t.Fatal(wait, err)
+	}
+	second, _ := running(t, schema, tm, &clerk{})
+	wire.set(true)
+	var releases []func()
+	eventually(t, 10*time.Second, "both leases", func() bool {
+		release, wait, err := acquire(t.Context(), second, l, 1)
+		if wait == 0 && err == nil {
+			releases = append(releases, release)
+		}
+		return len(releases) == 2
 	})
-	if took := time.Since(cut); took < tm.renewal/2 {
-		t.Errorf("free %v after it was renewed last", took)
+	wire.set(false)
+	db := admin(t)
+	leases := func() (n int) {
+		if err := db.QueryRow(t.Context(), `SELECT sum(n) FROM `+schema+`.leases`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	eventually(t, 10*time.Second, "three leases", func() bool { return leases() == 3 })
+	release()
+	_, full, err := first.Acquire(t.Context(), "shop@example.com", outbox.MailboxLimits{Connections: 2, Rate: 1000}, 1)
+	if err != nil || full != nil { // its own
+		t.Errorf("%v, %v", full, err)
+	}
+	if _, full, err = first.Acquire(t.Context(), "shop@example.com", l, 1); err != nil || full == nil || full.Limit != outbox.LimitConnections {
+		t.Errorf("a connection too many: %v, %v", full, err)
+	}
+	for _, release := range releases {
+		release()
 	}
 }
 
@@ -244,29 +320,28 @@ func TestRecipientsPerDay(t *testing.T) {
 	t.Parallel()
 	tm := usualTiming()
 	tm.patience = 0
-	e, _ := openTest(t, newSchema(), tm)
-	t.Cleanup(func() { e.Close() })
+	e, _ := running(t, newSchema(), tm, &clerk{})
 	l := outbox.MailboxLimits{RecipientsPerDay: 10}
 	for _, n := range []int{6, 4} {
-		release, wait, err := e.Acquire(t.Context(), "m", l, n)
+		release, wait, err := acquire(t.Context(), e, l, n)
 		if wait != 0 || err != nil {
 			t.Fatal(wait, err)
 		}
 		release()
 		release() // which changes nothing
 	}
-	_, wait, err := e.Acquire(t.Context(), "m", l, 1)
+	_, wait, err := acquire(t.Context(), e, l, 1)
 	if err != nil || wait < 24*time.Hour-time.Minute || wait > 25*time.Hour {
 		t.Errorf("wait %v, %v", wait, err)
 	}
-	if _, wait, err := e.Acquire(t.Context(), "another", l, 1); wait != 0 || err != nil {
-		t.Errorf("another mailbox: %v, %v", wait, err)
+	if _, full, err := e.Acquire(t.Context(), "another", l, 1); full != nil || err != nil {
+		t.Errorf("another mailbox: %v, %v", full, err)
 	}
 	_, err = admin(t).Exec(t.Context(), `UPDATE `+e.Schema+`.recipients SET minute = minute - interval '25 hours'`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, wait, err := e.Acquire(t.Context(), "m", l, 10); wait != 0 || err != nil {
+	if _, wait, err := acquire(t.Context(), e, l, 10); wait != 0 || err != nil {
 		t.Errorf("a day later: %v, %v", wait, err)
 	}
 }
@@ -276,21 +351,20 @@ func TestPlaceIsKept(t *testing.T) {
 	t.Parallel()
 	tm := usualTiming()
 	tm.patience = 0
-	e, _ := openTest(t, newSchema(), tm)
-	t.Cleanup(func() { e.Close() })
+	e, _ := running(t, newSchema(), tm, &clerk{})
 	l := outbox.MailboxLimits{Rate: 1, Per: 300 * time.Millisecond}
-	release, wait, err := e.Acquire(t.Context(), "m", l, 1)
+	release, wait, err := acquire(t.Context(), e, l, 1)
 	if wait != 0 || err != nil {
 		t.Fatal(wait, err)
 	}
 	time.Sleep(2 * l.Per)
-	if _, wait, err := e.Acquire(t.Context(), "m", l, 1); wait == 0 || err != nil {
+	if _, wait, err := acquire(t.Context(), e, l, 1); wait == 0 || err != nil {
 		t.Fatalf("while the message is under way: %v, %v", wait, err)
 	}
 	released := time.Now()
 	release()
 	eventually(t, 5*time.Second, "the next place", func() bool {
-		_, wait, err := e.Acquire(t.Context(), "m", l, 1)
+		_, wait, err := acquire(t.Context(), e, l, 1)
 		return wait == 0 && err == nil
 	})
 	if took := time.Since(released); took < l.Per {

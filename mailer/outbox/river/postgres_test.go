@@ -76,7 +76,7 @@ func (s sealer) Open(name string, sealed []byte) ([]byte, error) {
 // quick are intervals for tests.
 func quick() timing {
 	t := usualTiming()
-	t.beat, t.dead, t.poll, t.probe = 100*time.Millisecond, 600*time.Millisecond, 300*time.Millisecond, 2*time.Second
+	t.beat, t.dead, t.poll, t.probe = 100*time.Millisecond, 800*time.Millisecond, 300*time.Millisecond, 2*time.Second
 	t.end = 300 * time.Millisecond
 	return t
 }

@@ -89,8 +89,11 @@ func (e *Engine) write(ctx context.Context, tx pgx.Tx, c *change, where string, 
 	if c.record, err = e.seal(m); err != nil {
 		return false, err
 	}
-	done, err := tx.Exec(ctx, `UPDATE messages SET state = $2, due = $3, expires = $4, forget = $5, generation = $6, job = $7, record = $8, owner = NULL,
-			idempotency = CASE WHEN $2 <> 'failed' THEN idempotency END
+	freed := ""
+	if len(m.Idempotency) == 0 {
+		freed = ", idempotency = NULL"
+	}
+	done, err := tx.Exec(ctx, `UPDATE messages SET state = $2, due = $3, expires = $4, forget = $5, generation = $6, job = $7, record = $8, owner = NULL`+freed+`
 		WHERE id = $1 AND `+where,
 		append([]any{m.ID, string(m.State), stamp(m.Due), stamp(m.Expires), stamp(m.Forget), c.generation + 1, job, c.record}, args...)...)
 	if err != nil || done.RowsAffected() == 0 {

@@ -21,6 +21,10 @@ type run struct {
 	wg     sync.WaitGroup // of tries, and of messages being accepted that become some
 	sem    chan struct{}  // of claimers
 
+	limits *limits
+	// gate ends this tenure, unless a beat is heard before.
+	gate *time.Timer
+
 	// Engine.mu guards these.
 	stopping bool
 	tenure   *tenure
@@ -30,7 +34,8 @@ type run struct {
 	warned time.Time
 }
 
-// tenure is the time in which this instance is known to own its messages.
+// tenure is the time in which this instance is known to own its messages. When it is
+// over, deliveries whose content was not begun break off.
 type tenure struct {
 	id     string
 	ctx    context.Context
@@ -43,11 +48,8 @@ func (r *run) id() string {
 	return r.tenure.id
 }
 
-// newTenure ends the one before. An empty id is replaced by a new one.
+// newTenure ends the one before.
 func (r *run) newTenure(id string, cause error) {
-	if id == "" {
-		id = uuid.NewString()
-	}
 	t := &tenure{id: id}
 	t.ctx, t.cancel = context.WithCancelCause(r.ctx)
 	r.mu.Lock()
@@ -58,6 +60,9 @@ func (r *run) newTenure(id string, cause error) {
 		before.cancel(cause)
 	}
 }
+
+// out reports whether the tenure is over: nothing is handed out. Engine.mu is held.
+func (r *run) out() bool { return r.stopping || r.tenure.ctx.Err() != nil }
 
 // warn tells of trouble with the database, now and then.
 func (r *run) warn(doing string, err error) {
@@ -79,13 +84,18 @@ func (e *Engine) Run(ctx context.Context, h outbox.Handler) error {
 		Engine: e, h: h, ctx: ctx, sem: make(chan struct{}, claimers),
 		tries: make(map[string]*try), bad: make(map[string]int64),
 	}
-	r.newTenure("", nil)
-	if !r.register() {
+	r.newTenure(uuid.NewString(), nil)
+	began, ok := r.register()
+	if !ok {
 		return nil
 	}
+	r.limits = newLimits(r, began)
+	r.gate = time.AfterFunc(r.fence(), r.silence)
 	e.mu.Lock()
 	if e.run != nil {
 		e.mu.Unlock()
+		r.gate.Stop()
+		r.limits.leave()
 		r.leave()
 		return errors.New("outbox river: it runs already")
 	}
@@ -96,6 +106,7 @@ func (e *Engine) Run(ctx context.Context, h outbox.Handler) error {
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { r.beats(background) })
+	wg.Go(func() { r.limits.look(background) })
 	wg.Go(func() { r.listen(ctx) })
 	wg.Go(func() { r.polls(ctx) })
 	wg.Go(func() { r.sweeps(ctx) })
@@ -117,6 +128,8 @@ func (e *Engine) Run(ctx context.Context, h outbox.Handler) error {
 	e.mu.Unlock()
 	end()
 	wg.Wait()
+	r.gate.Stop()
+	r.limits.leave()
 	r.leave()
 	return nil
 }

@@ -114,8 +114,7 @@ func TestSynchronousCommit(t *testing.T) {
 func TestNothingInClear(t *testing.T) {
 	t.Parallel()
 	schema := newSchema()
-	e, _ := openTest(t, schema, quick())
-	t.Cleanup(func() { e.Close() })
+	e, _ := running(t, schema, quick(), &clerk{})
 	const mark = "zebra"
 	m := newMessage("lab")
 	m.MessageID = "<" + mark + "@example.com>"
@@ -265,7 +264,7 @@ func TestOthersAreCalled(t *testing.T) {
 	_, _ = running(t, schema, tm, c)
 	e, _ := openTest(t, schema, tm) // which does not run
 	t.Cleanup(func() { e.Close() })
-	time.Sleep(500 * time.Millisecond) // the other listens
+	untilListening(t, schema)
 	for range 3 {
 		m := accept(t, e, newMessage("lab"))
 		untilState(t, e, m.ID, outbox.StateSent, 5*time.Second)
@@ -274,7 +273,8 @@ func TestOthersAreCalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := accept(t, e, newMessage("lab"))
-	time.Sleep(300 * time.Millisecond)
+	after := accept(t, e, newMessage("another"))
+	untilState(t, e, after.ID, outbox.StateSent, 5*time.Second)
 	if c.tries(m.ID) > 0 {
 		t.Error("tried in a paused lane")
 	}
@@ -282,6 +282,16 @@ func TestOthersAreCalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	untilState(t, e, m.ID, outbox.StateSent, 5*time.Second)
+}
+
+// untilListening waits until an instance hears what others tell.
+func untilListening(t *testing.T, schema string) {
+	t.Helper()
+	db := admin(t)
+	eventually(t, 10*time.Second, "an instance listens", func() (yes bool) {
+		err := db.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE query = $1)`, `LISTEN "oauth_mail:`+schema+`"`).Scan(&yes)
+		return err == nil && yes
+	})
 }
 
 // River alone wakes a message, where timers, calls and polling do not: that of a
@@ -440,4 +450,30 @@ func TestOneProbe(t *testing.T) {
 	for _, id := range all {
 		untilState(t, first, id, outbox.StateSent, 10*time.Second)
 	}
+}
+
+// A message that somebody is looking at delays no other of its lane.
+func TestLockedMessage(t *testing.T) {
+	t.Parallel()
+	schema := newSchema()
+	e, _ := running(t, schema, quick(), &clerk{})
+	if err := e.SetLane(t.Context(), "lab", outbox.Lane{State: outbox.LanePaused}); err != nil {
+		t.Fatal(err)
+	}
+	locked, other := accept(t, e, newMessage("lab")), accept(t, e, newMessage("lab"))
+	tx, err := admin(t).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM `+schema+`.messages WHERE id = $1 FOR UPDATE`, locked.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.SetLane(t.Context(), "lab", outbox.Lane{}); err != nil {
+		t.Fatal(err)
+	}
+	untilState(t, e, other.ID, outbox.StateSent, 5*time.Second)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	untilState(t, e, locked.ID, outbox.StateSent, 5*time.Second)
 }

@@ -45,7 +45,12 @@ func (r *run) sweepOnce(ctx context.Context) (more bool, err error) {
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `DELETE FROM counts WHERE n = 0`)
+		if _, err = tx.Exec(ctx, `DELETE FROM counts WHERE n = 0`); err != nil {
+			return err
+		}
+		// Those of the dead count for nothing already.
+		_, err = tx.Exec(ctx, `DELETE FROM leases WHERE ctid IN (SELECT ctid FROM leases l
+			WHERE NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = l.owner) FOR UPDATE SKIP LOCKED)`)
 		return err
 	})
 	return more, err

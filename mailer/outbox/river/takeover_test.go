@@ -130,9 +130,10 @@ func TestOutageOfTheDatabase(t *testing.T) {
 	otherWire.set(true)
 	time.Sleep(2 * quick().dead)
 	otherWire.set(false)
-	eventually(t, 10*time.Second, "the other is back", func() bool {
-		_, err := second.Get(context.Background(), m.ID)
-		return err == nil
+	db := admin(t)
+	eventually(t, 10*time.Second, "the other is back", func() (yes bool) {
+		err := db.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM `+schema+`.instances WHERE seen > clock_timestamp() - interval '0.3 seconds')`).Scan(&yes)
+		return err == nil && yes
 	})
 	wire.set(false)
 	close(done)
@@ -191,5 +192,39 @@ func TestStray(t *testing.T) {
 	untilState(t, e, m.ID, outbox.StateSent, 20*time.Second)
 	if c.asked(m.ID) != 0 || c.tries(m.ID) != 1 {
 		t.Errorf("asked %d times, tried %d times", c.asked(m.ID), c.tries(m.ID))
+	}
+}
+
+// Instances that each live too short to see another one's beat stand still take over
+// together.
+func TestTakeOverByTheYoung(t *testing.T) {
+	t.Parallel()
+	schema := newSchema()
+	stuck := make(chan struct{})
+	tm := quick()
+	tm.beat, tm.dead = 500*time.Millisecond, 3*time.Second
+	first, wire := running(t, schema, tm, &clerk{deliver: func(context.Context, *outbox.Message) outbox.Outcome {
+		<-stuck
+		return outbox.Outcome{}
+	}})
+	defer close(stuck)
+	m := accept(t, first, newMessage("lab"))
+	wire.set(true)
+	c := &clerk{}
+	began := time.Now()
+	for c.tries(m.ID) == 0 {
+		if time.Since(began) > 20*tm.dead {
+			t.Fatal("it was not taken over")
+		}
+		e, _ := openTest(t, schema, tm)
+		ctx, cancel := context.WithTimeout(context.Background(), tm.dead/2)
+		if err := e.Run(ctx, c); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		e.Close()
+	}
+	if c.asked(m.ID) != 1 || time.Since(began) < tm.dead-2*tm.beat {
+		t.Errorf("asked %d times, %v after the last beat", c.asked(m.ID), time.Since(began))
 	}
 }

@@ -5,6 +5,15 @@ CREATE TABLE instances (
 	seen timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
+-- Since when, and when last, any instance was in contact with the database, without a
+-- gap in between.
+CREATE TABLE contact (
+	one   boolean PRIMARY KEY DEFAULT true CHECK (one),
+	since timestamptz NOT NULL DEFAULT clock_timestamp(),
+	last  timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+INSERT INTO contact DEFAULT VALUES;
+
 -- The record is sealed. The other columns are what is looked for; none of them
 -- tells an address.
 CREATE TABLE messages (

@@ -2,7 +2,7 @@
 CREATE TABLE mailboxes (mailbox bytea PRIMARY KEY);
 
 -- The messages that hold a place in the window of a mailbox. That of a message under
--- way is renewed by its instance.
+-- way is renewed with each beat of its instance.
 CREATE TABLE places (
 	id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	mailbox  bytea NOT NULL,
@@ -22,12 +22,12 @@ CREATE TABLE recipients (
 	PRIMARY KEY (mailbox, minute)
 );
 
--- How many connections an instance may have open, and who waits for one.
+-- How many connections an instance may have open, as long as its beat was seen a
+-- moment ago, and who waits for one.
 CREATE TABLE leases (
 	mailbox bytea NOT NULL,
 	owner   text COLLATE "C" NOT NULL,
 	n       integer NOT NULL,
-	until   timestamptz NOT NULL,
 	PRIMARY KEY (mailbox, owner)
 );
 CREATE TABLE waiters (
@@ -39,14 +39,16 @@ CREATE TABLE waiters (
 );
 
 -- take takes a place for one message, and a lease of a connection where one is
--- wanted: all of it or nothing. Wait is in seconds; zero: it was taken.
+-- wanted: all of it or nothing. Wait is in seconds, and zero where it was taken; else
+-- lacking says of what there is none. An instance that was not seen for the time dead
+-- has no leases.
 --
 -- All times are the database's. What a crash of the database itself may forget here
 -- are the places of the last second, so the flush is not waited for.
 CREATE FUNCTION take(
 	mb bytea, me text, rate integer, per interval, per_day integer, rcpts integer,
-	connections integer, lease boolean, renewal interval,
-	OUT place bigint, OUT wait double precision
+	connections integer, lease boolean, dead interval,
+	OUT place bigint, OUT wait double precision, OUT lacking text
 ) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
 	t      timestamptz;
@@ -71,6 +73,7 @@ BEGIN
 			IF first.released THEN
 				wait := greatest(extract(epoch FROM first.until - t), 0.001);
 			END IF;
+			lacking := 'rate';
 			RETURN;
 		END IF;
 	END IF;
@@ -84,12 +87,14 @@ BEGIN
 				SELECT r.minute, sum(r.n) OVER (ORDER BY r.minute) AS gone FROM recipients r WHERE r.mailbox = mb
 			) s WHERE held - s.gone + rcpts <= per_day ORDER BY s.minute LIMIT 1;
 			wait := greatest(wait, 0.001);
+			lacking := 'recipients';
 			RETURN;
 		END IF;
 	END IF;
 
 	IF lease AND connections > 0 THEN
-		DELETE FROM leases l WHERE l.mailbox = mb AND l.until <= t;
+		DELETE FROM leases l WHERE l.mailbox = mb
+			AND NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = l.owner AND i.seen > t - dead);
 		DELETE FROM waiters w WHERE w.mailbox = mb AND w.seen <= t - interval '3 seconds';
 		SELECT coalesce(sum(l.n), 0) INTO taken FROM leases l WHERE l.mailbox = mb;
 		INSERT INTO waiters VALUES (mb, me, t, t)
@@ -97,14 +102,14 @@ BEGIN
 		SELECT count(*) INTO ahead FROM waiters w WHERE w.mailbox = mb AND (w.since, w.owner) < (mine, me);
 		IF connections - taken <= ahead THEN
 			wait := 0.1;
+			lacking := 'connections';
 			RETURN;
 		END IF;
 		DELETE FROM waiters w WHERE w.mailbox = mb AND w.owner = me;
-		INSERT INTO leases AS l VALUES (mb, me, 1, t + renewal)
-			ON CONFLICT (mailbox, owner) DO UPDATE SET n = l.n + 1, until = t + renewal;
+		INSERT INTO leases AS l VALUES (mb, me, 1) ON CONFLICT (mailbox, owner) DO UPDATE SET n = l.n + 1;
 	END IF;
 	IF rate > 0 THEN
-		INSERT INTO places (mailbox, owner, per, until) VALUES (mb, me, per, t + renewal + per) RETURNING id INTO place;
+		INSERT INTO places (mailbox, owner, per, until) VALUES (mb, me, per, t + dead + per) RETURNING id INTO place;
 	END IF;
 	IF per_day > 0 THEN
 		INSERT INTO recipients AS r VALUES (mb, date_trunc('minute', t), rcpts)

@@ -1,0 +1,181 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
+)
+
+// TestBudget: requests beyond it are sent away, and room that was given back
+// serves again.
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	b := newBudget()
+	request := func(length int64) *http.Request {
+		r := httptest.NewRequest("POST", "/emails", nil)
+		r.ContentLength = length
+		return r
+	}
+	fill := func(length int64) (all []*share) {
+		t.Helper()
+		for {
+			s, err := b.acquire(request(length))
+			if err != nil {
+				if p := toProblem(err); p.status != 503 || p.code != "busy" || p.retryAfter == 0 {
+					t.Fatalf("beyond the budget: %+v", p)
+				}
+				return all
+			}
+			all = append(all, s)
+		}
+	}
+	all := fill(-1) // of unknown length: as large as it may be
+	if len(all) != maxInFlight/maxBody {
+		t.Errorf("%d requests of unknown length", len(all))
+	}
+	if p := toProblem(second(b.acquire(request(maxBody + 1)))); p.status != 413 {
+		t.Errorf("larger than any may be: %+v", p)
+	}
+	all[0].shrink(1)
+	all[1].shrink(20 << 20)
+	all[1].shrink(30 << 20) // never grows
+	all[2].untilAccepted("2")
+	b.accepted("another")
+	if got := maxInFlight - left(b); got != leastShare+20<<20+maxBody {
+		t.Errorf("%d octets are taken", got)
+	}
+	b.accepted("2")
+	b.accepted("2")
+	if got := maxInFlight - left(b); got != leastShare+20<<20+leastShare {
+		t.Errorf("after one was accepted: %d octets are taken", got)
+	}
+	for _, s := range all {
+		s.release()
+	}
+	if all = fill(0); len(all) != maxInFlight/leastShare {
+		t.Errorf("%d requests without a body", len(all))
+	}
+	all[0].untilAccepted("0")
+	for _, s := range all {
+		s.release()
+	}
+	b.accepted("0")
+	if left(b) != maxInFlight {
+		t.Errorf("%d octets are left of all", left(b))
+	}
+}
+
+// left counts what is left of a budget that nobody else uses.
+func left(b *budget) (n int) {
+	for step := maxInFlight; step > 0; step /= 2 {
+		for b.bytes.TryAcquire(int64(step)) {
+			n += step
+		}
+	}
+	b.bytes.Release(int64(n))
+	return n
+}
+
+// TestWaitingTakesNoRoom: requests that wait for a mail server leave room to others.
+func TestWaitingTakesNoRoom(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, global, body string
+		known              bool
+	}{
+		{"small ones of unknown length, without an outbox", withoutOutbox, mailBody, false},
+		{"large ones in the outbox", "", strings.Repeat(" ", 34<<20) + mailBody, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var connected atomic.Int32
+			host, port := mailertest.Listen(t, func(nc net.Conn) {
+				connected.Add(1)
+				_, _ = io.Copy(io.Discard, nc) // and never says a word
+			})
+			p := startCaddy(t, tt.global+tenantAt(net.JoinHostPort(host, fmt.Sprint(port)), "connections 3"))
+			ctx, cancel := context.WithCancel(t.Context())
+			var group sync.WaitGroup
+			defer group.Wait()
+			defer cancel()
+			for range 3 {
+				group.Go(func() { p.postOf(ctx, tt.body, tt.known) })
+			}
+			await(t, "all wait", func() bool { return connected.Load() == 3 })
+			await(t, "there is room for another", func() bool { // a try may begin before its sender hears that the message is accepted
+				status, body := p.postOf(t.Context(), `{"subject":"nobody"}`, false)
+				if status != 422 && status != 503 {
+					t.Fatalf("status %d: %s", status, body)
+				}
+				return status == 422
+			})
+		})
+	}
+}
+
+// postOf sends a mail with a body of known length, or not. A request that fails has
+// status 0.
+func (p *caddyProcess) postOf(ctx context.Context, body string, known bool) (status int, answer string) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL+"/emails", strings.NewReader(body))
+	if err != nil {
+		return 0, err.Error()
+	}
+	if !known {
+		r.ContentLength = -1
+	}
+	r.Header.Set("Authorization", "Bearer "+testKey)
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	data, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(data)
+}
+
+// TestFingerprintMemory: an Idempotency-Key takes next to no memory, whatever the body
+// is made of.
+func TestFingerprintMemory(t *testing.T) { //nolint:paralleltest // it counts what the process allocates
+	const size = 4 << 20
+	filled := func(before, unit, after string) []byte {
+		return []byte(before + strings.TrimSuffix(strings.Repeat(unit, (size-len(before)-len(after))/len(unit)), ",") + after)
+	}
+	const to = `{"to":"a@example.net","subject":"s",`
+	for name, body := range map[string][]byte{
+		"numbers":   filled(to+`"attachments":[{"content":[`, "1,", `]}]}`),
+		"objects":   filled(to+`"unknown":[`, "{},", `]}`),
+		"brackets":  filled(to+`"text":"`, "<", `"}`),
+		"file name": filled(to+`"attachments":[{"content":"","filename":"`, "<", `"}]}`),
+		"base64":    filled(to+`"attachments":[{"content":"`, "AAAA", `"}]}`),
+	} {
+		r, err := parseEmail(body, true)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var o mailer.Options
+		if n := allocated(func() { err = makeIdempotent(&o, http.Header{"Idempotency-Key": {"k"}}, "t", r) }); err != nil || n > 64<<10 {
+			t.Errorf("%s: the fingerprint takes %d KiB: %v", name, n>>10, err)
+		}
+	}
+}
+
+// allocated counts the octets that the process allocates.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}

@@ -1,0 +1,172 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/listener"
+)
+
+// counted compares as a slow hash does, and counts.
+type counted struct{ n int }
+
+func (c *counted) Compare(hash, typed []byte) (bool, error) {
+	c.n++
+	return string(hash) == string(typed), nil
+}
+
+// TestSignInCost: an unknown user, a wrong password and a user from elsewhere cost one
+// check each; the right password costs one once.
+func TestSignInCost(t *testing.T) {
+	t.Parallel()
+	checks := new(counted)
+	user := func(name string, networks ...netip.Prefix) *smtpUser {
+		return &smtpUser{smtpSender: smtpSender{kind: "user", name: name}, password: &password{hash: []byte("right " + name), compare: checks}, networks: networks}
+	}
+	e := &smtpEntrance{users: map[string]*smtpUser{"a": user("A"), "b": user("b", netip.MustParsePrefix("10.0.0.0/8"))}}
+	e.decoys = []*smtpUser{e.users["a"], e.users["b"]}
+	client := listener.Client{Addr: netip.MustParseAddrPort("192.0.2.1:1")}
+	for _, tt := range []struct {
+		user, typed string
+		ok          bool
+		checks      int
+	}{
+		{"a", "wrong", false, 1},
+		{"nobody", "right A", false, 1},
+		{"nobody", "right b", false, 1},
+		{"b", "right b", false, 1}, // from elsewhere
+		{"A", "right A", true, 1},
+		{"a", "right A", true, 0},
+		{"a", "wrong", false, 1},
+		{"nobody", "right A", false, 1},
+	} {
+		checks.n = 0
+		u, err := e.authenticate(t.Context(), client, tt.user, tt.typed)
+		if ok := err == nil; ok != tt.ok || !ok && !errors.Is(err, listener.ErrWrongPassword) || ok && u.name != "A" || checks.n != tt.checks {
+			t.Errorf("%s, %s: %v, %d checks, want %d", tt.user, tt.typed, err, checks.n, tt.checks)
+		}
+	}
+	for i := range 20 {
+		if name := fmt.Sprint("nobody", i); e.decoy(name) != e.decoy(strings.ToUpper(name)) {
+			t.Errorf("%s is not always checked alike", name)
+		}
+	}
+	for range cap(slowChecks) {
+		slowChecks <- struct{}{}
+	}
+	defer func() {
+		for range cap(slowChecks) {
+			<-slowChecks
+		}
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	checks.n = 0
+	if _, err := e.authenticate(ctx, client, "a", "wrong"); !errors.Is(err, context.Canceled) || checks.n != 0 {
+		t.Errorf("while others are being checked: %v, %d checks", err, checks.n)
+	}
+	if _, err := e.authenticate(ctx, client, "a", "right A"); err != nil {
+		t.Errorf("the password that is known has to wait: %v", err)
+	}
+}
+
+// TestNarrowestNetwork: of the networks that hold an address the narrowest counts, and
+// a tenant comes from the network, the name in the handshake, or the entrance.
+func TestNarrowestNetwork(t *testing.T) {
+	t.Parallel()
+	tenant := func(from string) tenantSettings {
+		return tenantSettings{Tenant: Tenant{Server: "smtp.example", Auth: Auth{Method: "none"}, From: from, Senders: []string{"*@example.com"}}}
+	}
+	s := mustBuild(t, settings{
+		tenants: map[string]tenantSettings{"a": tenant("a@example.com"), "b": tenant("b@example.com"), "c": tenant("c@example.com")},
+		smtp: []SMTP{{
+			Listen: []string{":587"}, Hostname: "h.example", Tenant: "a", SNI: map[string]string{"B.example": "b"},
+			Networks: []*SMTPNetwork{
+				{Ranges: []string{"10.0.0.0/8", "fe80::/10"}},
+				{Ranges: []string{"10.1.2.0/24"}, SMTPSender: SMTPSender{Tenant: "c"}},
+				{Ranges: []string{"10.1.0.0/16"}, SMTPSender: SMTPSender{From: "x@example.com"}},
+			},
+		}},
+	})
+	a := new(App)
+	a.registry.current.Store(s)
+	a.mailer = nil
+	e := s.smtp[0]
+	find := func(addr, sni string) *listener.Identity {
+		for _, n := range e.networks {
+			if n.prefix.Contains(netip.MustParseAddr(addr).WithZone("")) {
+				return a.identity(e, n.smtpSender, listener.Client{ServerName: sni})
+			}
+		}
+		return nil
+	}
+	for _, tt := range []struct{ addr, sni, tenant, from, name string }{
+		{"10.9.9.9", "", "a", "a@example.com", "10.0.0.0/8"},
+		{"10.9.9.9", "h.example", "a", "a@example.com", "10.0.0.0/8"},
+		{"10.9.9.9", "b.EXAMPLE.", "b", "b@example.com", "10.0.0.0/8"},
+		{"10.1.2.3", "b.example", "c", "c@example.com", "10.1.2.0/24"},
+		{"10.1.9.9", "", "a", "x@example.com", "10.1.0.0/16"},
+		{"fe80::1%eth0", "", "a", "a@example.com", "fe80::/10"},
+	} {
+		id := find(tt.addr, tt.sni)
+		if id == nil || id.Tenant != tt.tenant || id.DefaultFrom.Mailbox() != tt.from || id.Name != tt.name || id.Kind != "network" {
+			t.Errorf("%s %s: %+v", tt.addr, tt.sni, id)
+		}
+	}
+	if id := find("11.0.0.1", ""); id != nil {
+		t.Errorf("an address of no network: %+v", id)
+	}
+}
+
+// TestInventoryIsBounded: the client that was not seen for longest is forgotten.
+func TestInventoryIsBounded(t *testing.T) {
+	t.Parallel()
+	var v inventory
+	id := &listener.Identity{Kind: "network", Name: "10.0.0.0/8"}
+	at := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	client := func(i int) listener.Client {
+		return listener.Client{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1), Greeting: "g"}
+	}
+	for i := range maxClients + 10 {
+		v.note(client(i), id, ":25", 1, at.Add(time.Duration(i)))
+		v.note(client(0), id, ":25", 1, at.Add(time.Duration(i)))
+	}
+	list := v.list()
+	if len(list) != maxClients {
+		t.Errorf("%d clients", len(list))
+	}
+	for _, c := range list {
+		if c.Address == "10.0.0.0" && c.Messages != maxClients+11 || c.Address == "10.0.0.1" {
+			t.Errorf("client %+v", c)
+		}
+	}
+	var few inventory
+	for i, want := range []int{1, 2, 3, 4, 0} {
+		c := client(0)
+		c.Greeting = fmt.Sprint("device", min(i, 3))
+		if n := few.note(c, id, ":25", 1, at); n != want {
+			t.Errorf("greeting %d of the address: %d, want %d", i, n, want)
+		}
+	}
+}
+
+// TestQuiet: the same thing is done once in a while, and it is known how often it was not.
+func TestQuiet(t *testing.T) {
+	t.Parallel()
+	var q quiet
+	at := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	for i, want := range []bool{true, false, false, true} {
+		skipped, ok := q.may("x", at.Add(time.Duration(i)*20*time.Second), time.Minute)
+		if ok != want || i == 3 && skipped != 2 {
+			t.Errorf("time %d: %t, %d skipped", i, ok, skipped)
+		}
+	}
+	if _, ok := q.may("y", at, time.Minute); !ok {
+		t.Error("another thing was not done")
+	}
+}
