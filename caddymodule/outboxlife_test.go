@@ -356,7 +356,12 @@ func TestOutboxMetricsAndEvents(t *testing.T) {
 	}
 }
 
-var goroutines = regexp.MustCompile(`goroutine profile: total ([0-9]+)`)
+var (
+	goroutines = regexp.MustCompile(`goroutine profile: total ([0-9]+)`)
+	// lockKeepers are certmagic's: they notice only with their next look, seconds later,
+	// that their lock is released.
+	lockKeepers = regexp.MustCompile(`\n([0-9]+) @[^\n]*\n(?:#[^\n]*\n)*#[^\n]*certmagic\.keepLockfileFresh`)
+)
 
 // TestReloadsLeakNothing: goroutines and files are as many after 100 reloads as before.
 func TestReloadsLeakNothing(t *testing.T) {
@@ -370,13 +375,22 @@ func TestReloadsLeakNothing(t *testing.T) {
 	script := new(mailertest.Script)
 	p := startCaddy(t, scripted(t, script))
 	count := func() (running, files int) {
-		m := goroutines.FindStringSubmatch(p.adminGet("/debug/pprof/goroutine?debug=1"))
+		http.DefaultClient.CloseIdleConnections() // each costs the server goroutines
+		profile := p.adminGet("/debug/pprof/goroutine?debug=1")
+		m := goroutines.FindStringSubmatch(profile)
 		if m == nil {
 			t.Fatal("no profile")
 		}
 		running, err := strconv.Atoi(m[1])
 		if err != nil {
 			t.Fatal(err)
+		}
+		if k := lockKeepers.FindStringSubmatch(profile); k != nil {
+			keepers, err := strconv.Atoi(k[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			running -= keepers
 		}
 		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 		if err != nil {
@@ -406,10 +420,14 @@ func TestReloadsLeakNothing(t *testing.T) {
 	var now, open int
 	defer func() {
 		t.Logf("%d goroutines and %d files before, %d and %d after", running, files, now, open)
+		if t.Failed() {
+			t.Log(p.adminGet("/debug/pprof/goroutine?debug=1"))
+		}
 	}()
+	// One for each reload, of whichever kind, would be 33 at least.
 	await(t, "what reloads left has ended", func() bool {
 		now, open = count()
-		return now <= running+2 && open <= files+2
+		return now <= running+5 && open <= files+5
 	})
 	if n := len(script.Contents()); n != 2 {
 		t.Errorf("%d messages", n)
