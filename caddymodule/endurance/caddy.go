@@ -221,7 +221,7 @@ var (
 	// lockKeepers are certmagic's: they notice only with their next look, seconds later,
 	// that their lock is released.
 	lockKeepers = regexp.MustCompile(`\n(\d+) @[^\n]*\n(?:#[^\n]*\n)*#[^\n]*certmagic\.keepLockfileFresh`)
-	heapAlloc  = regexp.MustCompile(`# HeapAlloc = (\d+)`)
+	heapAlloc   = regexp.MustCompile(`# HeapAlloc = (\d+)`)
 )
 
 // Goroutines is how many goroutines the process has, but for certmagic's that keep
