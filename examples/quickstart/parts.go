@@ -24,7 +24,7 @@ func startParts(ctx context.Context, o options, caddyfile []byte) (*parts, error
 	if err != nil {
 		return p, err
 	}
-	p.stops = append(p.stops, func() error { return os.RemoveAll(dir) })
+	p.stops = append(p.stops, func() error { return removeFolder(dir) })
 
 	// The plugin may look its authorization server up as soon as it starts, so that comes first.
 	idp, err := p.startIDP(o)
@@ -120,4 +120,16 @@ func (p *parts) stop() error {
 	}
 	p.stops = nil
 	return errors.Join(errs...)
+}
+
+// removeFolder removes a folder in which Caddy, although it has stopped, may still be
+// closing the outbox.
+func removeFolder(dir string) (err error) {
+	for range 50 {
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return err
 }
