@@ -203,7 +203,7 @@ func TestExitAnswersWaiters(t *testing.T) {
 	const senders = 12
 	answers := make(chan answer, senders)
 	for range senders {
-		go func() { answers <- p.post(mailBody) }()
+		go func() { answers <- p.postAgain(mailBody) }()
 	}
 	began := func() int { return script.Said("BDAT") + script.Said("DATA") }
 	await(t, "a content is there, and all are accepted", func() bool {
