@@ -21,7 +21,7 @@ func (s *oauthSite) moveTo(dir string, replacements ...string) *oauthSite {
 	}
 	text := strings.NewReplacer(append(replacements, s.dir+"/storage", dir+"/storage")...).Replace(string(config))
 	p := *s.caddyProcess
-	p.dir, p.config, p.output, p.cmd = dir, filepath.Join(dir, "Caddyfile"), new(lockedBuffer), nil
+	p.dir, p.config, p.output, p.cmd = dir, filepath.Join(dir, "Caddyfile"), newLogFile(s.t), nil
 	if err := os.WriteFile(p.config, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}

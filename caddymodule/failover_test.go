@@ -5,7 +5,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
@@ -74,27 +73,21 @@ func TestFailoverSite(t *testing.T) {
 	if n := staging.Said("RCPT"); n != 1 || staging.Said("RCPT TO:<developers@example.com>") != 1 {
 		t.Errorf("staging said %q", staging.Lines())
 	}
-	log := p.output.String()
 	for _, want := range []string{
 		`"a tenant cannot send; its mail goes to its failover tenant until it can"`, `"tenant":"default","failover":"bulk"`,
 		`"this tenant delivers nothing: its mail is checked and dropped, and reported as sent; remove `,
 		`"this tenant delivers all its mail to one address in place of its recipients; remove `,
 		`"the failover of this tenant has no effect as long as it has `,
 	} {
-		if n := strings.Count(log, want); n != 1 {
+		p.awaitLog(want)
+		if n := strings.Count(p.output.String(), want); n != 1 {
 			t.Errorf("the log has %d of %s", n, want)
 		}
 	}
-	if strings.Contains(log, "someone@example.net") {
+	if strings.Contains(p.output.String(), "someone@example.net") {
 		t.Error("the log names a recipient")
 	}
-	for deadline := time.Now().Add(30 * time.Second); ready.Said("EHLO") == 0; {
-		select {
-		case <-time.After(20 * time.Millisecond): // another process: there is nothing else to wait on
-		case <-time.After(time.Until(deadline)):
-			t.Fatal("no connection was made ready")
-		}
-	}
+	await(t, "a connection is made ready", func() bool { return ready.Said("EHLO") > 0 })
 	if n := ready.Sessions(); n != 1 {
 		t.Errorf("%d connections are ready", n)
 	}

@@ -119,9 +119,7 @@ func TestQueuedUntilSignIn(t *testing.T) {
 	if log := s.output.String(); strings.Contains(log, canary) || strings.Contains(log, "example.net") || strings.Contains(log, "access-") {
 		t.Errorf("in the log:\n%s", grepLines(log, canary, "example.net", "access-"))
 	}
-	if !strings.Contains(s.output.String(), "the messages of a tenant wait until somebody acts") {
-		t.Error("the log does not tell that the tenant was parked")
-	}
+	s.awaitLog("the messages of a tenant wait until somebody acts")
 }
 
 // TestOutboxAnswers: preferences, times and idempotency keys.

@@ -178,7 +178,7 @@ func TestWithdrawnSettings(t *testing.T) {
 	}()
 	<-asked
 	p.sendAsync()
-	await(t, "the tenant rests", func() bool { return strings.Contains(p.output.String(), "the messages of a tenant wait for a while") })
+	p.awaitLog("the messages of a tenant wait for a while")
 	await(t, "its try is recorded", func() bool { // else it keeps its own time
 		list := p.do("GET", "/admin/outbox/messages?state=queued", map[string]string{"Authorization": "Basic b3BzOm9wcy1wYXNzd29yZA=="}, "")
 		return strings.Contains(list.body, `"attempts":1`)

@@ -182,7 +182,7 @@ func TestStopWaitsForContent(t *testing.T) {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "it stops", func() bool { return strings.Contains(p.output.String(), "shutting down") })
+	p.awaitLog("shutting down")
 	close(open)
 	p.wait()
 	p.start()

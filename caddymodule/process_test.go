@@ -44,7 +44,7 @@ type caddyProcess struct {
 	cmd    *exec.Cmd
 	// wait returns when cmd has ended.
 	wait   func()
-	output *lockedBuffer
+	output logFile
 }
 
 // siteConfig is a Caddyfile for a test: APP stands for the content of the global
@@ -88,7 +88,7 @@ func startCaddy(t *testing.T, app string) *caddyProcess {
 	dir := t.TempDir()
 	url, admin := "http://"+freeAddress(t), freeAddress(t)
 	config := strings.NewReplacer("DIR", dir, "APP", app, "URL", url, "ADMIN", admin).Replace(siteConfig)
-	p := &caddyProcess{t: t, URL: url, admin: admin, dir: dir, config: filepath.Join(dir, "Caddyfile"), output: new(lockedBuffer)}
+	p := &caddyProcess{t: t, URL: url, admin: admin, dir: dir, config: filepath.Join(dir, "Caddyfile"), output: newLogFile(t)}
 	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,12 @@ func (p *caddyProcess) command(args ...string) *exec.Cmd {
 func (p *caddyProcess) start() {
 	p.t.Helper()
 	p.cmd = p.command("run", "--config", p.config, "--adapter", "caddyfile")
-	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	out, err := os.OpenFile(string(p.output), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer out.Close()
+	p.cmd.Stdout, p.cmd.Stderr = out, out
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -223,7 +228,32 @@ func (p *caddyProcess) send(body string) answer {
 // freeAddress returns a loopback address that nobody listens at.
 func freeAddress(t *testing.T) string { return endurance.FreeAddress(t) }
 
-// lockedBuffer is a buffer that a process writes to while a test reads it.
+// logFile is the path of a file that a process writes its log to. What the process has
+// written is there at once: a test that has an answer finds the lines before it.
+type logFile string
+
+func newLogFile(t *testing.T) logFile {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "log")
+	writeFile(t, path, nil)
+	return logFile(path)
+}
+
+func (l logFile) String() string {
+	log, err := os.ReadFile(string(l))
+	if err != nil {
+		return err.Error()
+	}
+	return string(log)
+}
+
+// awaitLog waits until the log has the text.
+func (p *caddyProcess) awaitLog(text string) {
+	p.t.Helper()
+	await(p.t, "the log has "+text, func() bool { return strings.Contains(p.output.String(), text) })
+}
+
+// lockedBuffer is a buffer that one goroutine writes to while another reads it.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -484,9 +484,7 @@ func TestFirstStart(t *testing.T) {
 	if n := len(s.mail.Logins()); n != 0 {
 		t.Errorf("the mail server was asked %d times", n)
 	}
-	if !strings.Contains(s.output.String(), "POST /accounts/idp/"+mailbox+"/authorize") {
-		t.Errorf("the log does not name the call:\n%s", grepLines(s.output.String(), "waits for a person"))
-	}
+	s.awaitLog("POST /accounts/idp/" + mailbox + "/authorize")
 }
 
 // TestAdminDoor: who may come in.
