@@ -13,6 +13,13 @@ const (
 	codeMisleading    = "misleading_name"
 	codeLongHeader    = "header_too_large"
 	maxReceivedHeader = 256 << 10
+	maxReceivedFields = 2000
+
+	// CodeLoop is the Code of a message that has been through too many servers.
+	CodeLoop = "routing_loop"
+	// maxHops is how many servers a message may have been through: RFC 5321, section
+	// 6.3, wants at least 100.
+	maxHops = 100
 )
 
 // Intake reads a message as another program wrote it (RFC 5322), and makes a
@@ -38,6 +45,7 @@ const (
 //
 // The From field must have exactly one address, by the rules of [ParseAddress].
 // A value that stricter readers would take for something else is written anew.
+// With more than 100 Received fields a message goes in a circle, and is refused.
 //
 // An Intake may be copied, and used by several goroutines at once.
 type Intake struct {
@@ -53,6 +61,9 @@ type Intake struct {
 	From Address
 	// DefaultFrom stands in the From field where there is none.
 	DefaultFrom Address
+	// Trace is a field to put in front of the header, as Received is (RFC 5321, section
+	// 4.4), with its line ends.
+	Trace string
 	// Now is the clock for Date. Nil means time.Now.
 	Now func() time.Time
 }
@@ -106,7 +117,7 @@ func (in *Intake) Read(r io.Reader, id string) (*Received, error) {
 		return nil, err
 	}
 	h.mendMIME(b.eightBit, b.isUTF8)
-	head := h.octets()
+	head := h.octets(in.Trace)
 	utf8Header := !isASCII(string(head))
 	return &Received{
 		Content:   &received{header: head, body: b.out, eightBit: b.eightBit || utf8Header, utf8Header: utf8Header},

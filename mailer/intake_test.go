@@ -508,3 +508,27 @@ func BenchmarkIntake(b *testing.B) {
 		})
 	}
 }
+
+// TestIntakeBounds: a header has so many fields at most, and a message comes from so
+// many servers.
+func TestIntakeBounds(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, lines, code string
+	}{
+		{"many servers", strings.Repeat("Received: from x by y; now\r\n", maxHops), ""},
+		{"a circle", strings.Repeat("Received: from x by y; now\r\n", maxHops/2) + strings.Repeat("RECEIVED : from x\r\n", maxHops/2+1), CodeLoop},
+		{"many fields", strings.Repeat("X:\r\n", maxReceivedFields-3), ""},
+		{"too many fields", strings.Repeat("X:\r\n", maxReceivedFields-2), codeLongHeader},
+		{"lines of a few fields", "X:\r\n" + strings.Repeat(" y\r\n", 2*maxReceivedFields), ""},
+	} {
+		_, got, err := take(t, Intake{Trace: "Received: from us;\r\n\tnow\r\n"}, tt.lines+whole+"\r\nReceived: no\r\n")
+		e, _ := errors.AsType[*Error](err)
+		switch {
+		case tt.code == "" && (err != nil || strings.Contains(tt.lines, "Received") && !strings.HasPrefix(got, "Received: from us;\r\n\tnow\r\nReceived: from x")):
+			t.Errorf("%s: %v, %.100q", tt.name, err, got)
+		case tt.code != "" && (e == nil || e.Code != tt.code || e.Kind != KindInvalid):
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}

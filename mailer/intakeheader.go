@@ -23,6 +23,7 @@ func (f rawField) value() string {
 // header is the header of a message that is being read.
 type header struct {
 	fields []rawField
+	hops   int // fields Received
 	mended *repairs
 }
 
@@ -98,6 +99,14 @@ func (h *header) add(line []byte) (ok bool, err error) {
 		return false, nil
 	}
 	f := rawField{name: asciiLower(string(name))}
+	switch {
+	case len(h.fields) >= maxReceivedFields:
+		return false, invalidf("headers", codeLongHeader, "header has over %d fields", maxReceivedFields)
+	case f.name == "received":
+		if h.hops++; h.hops > maxHops {
+			return false, invalidf("headers", CodeLoop, "message has been through over %d servers: it goes in a circle", maxHops)
+		}
+	}
 	if len(name)+len(rest) < len(line) {
 		h.mended.note("white space before the colon of a field")
 		line = append(bytes.Clone(name), rest...)
@@ -251,13 +260,13 @@ func (h *header) mendMIME(eightBit, isUTF8 bool) {
 	}
 }
 
-// octets is the header with the empty line after it.
-func (h *header) octets() []byte {
-	n := 2
+// octets is the header with a field before it and the empty line after it.
+func (h *header) octets(trace string) []byte {
+	n := len(trace) + 2
 	for _, f := range h.fields {
 		n += len(f.raw)
 	}
-	b := make([]byte, 0, n)
+	b := append(make([]byte, 0, n), trace...)
 	for _, f := range h.fields {
 		b = append(b, f.raw...)
 	}

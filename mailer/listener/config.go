@@ -49,7 +49,7 @@ type Config struct {
 	Outbox bool
 
 	// Intake reads the messages. Its MaxSize is 36 MiB where it is zero; From and
-	// DefaultFrom are those of the identity.
+	// DefaultFrom are those of the identity, and Trace is written here.
 	Intake mailer.Intake
 	Limits Limits
 	Hooks  Hooks

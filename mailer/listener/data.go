@@ -124,7 +124,7 @@ func (t *session) receive(m *transaction) (received *mailer.Received, err, broke
 	defer t.shrink()
 
 	intake := c.Intake
-	intake.From, intake.DefaultFrom = m.identity.From, m.identity.DefaultFrom
+	intake.From, intake.DefaultFrom, intake.Trace = m.identity.From, m.identity.DefaultFrom, t.trace(m, now)
 	d := &dotReader{in: t.in, begin: true, left: 2*c.Intake.MaxSize + maxLine}
 	received, err = intake.Read(d, t.id)
 	if d.err == nil { // it has seen enough

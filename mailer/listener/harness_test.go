@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -31,7 +32,7 @@ const letter = "From: Printer <printer@example.com>\r\nTo: b@example.net\r\nSubj
 // sent is what Send was given.
 type sent struct {
 	mailer.Submission
-	text string
+	trace, text string
 }
 
 // recorder takes all messages.
@@ -52,13 +53,28 @@ func (r *recorder) send(ctx context.Context, s mailer.Submission) (mailer.Receip
 	if _, err := s.Content.WriteTo(&b); err != nil {
 		return mailer.Receipt{}, err
 	}
+	trace, text, ok := cutTrace(b.String())
+	if !ok {
+		return mailer.Receipt{}, fmt.Errorf("no Received field in front of %.200q", b.String())
+	}
 	r.mu.Lock()
-	r.messages = append(r.messages, sent{s, b.String()})
+	r.messages = append(r.messages, sent{s, trace, text})
 	r.mu.Unlock()
 	if r.answer != nil {
 		return r.answer(ctx, s)
 	}
 	return mailer.Receipt{ID: s.ID, MessageID: s.MessageID, Tenant: s.Tenant, Status: mailer.StatusQueued}, nil
+}
+
+// cutTrace cuts the Received field from the front of a message.
+func cutTrace(s string) (trace, rest string, ok bool) {
+	for line := range strings.Lines(s) {
+		if len(trace) > 0 && line[0] != '\t' {
+			break
+		}
+		trace += line
+	}
+	return trace, s[len(trace):], strings.HasPrefix(trace, "Received: from ") && strings.HasSuffix(trace, "\r\n")
 }
 
 func (r *recorder) sent() []sent {

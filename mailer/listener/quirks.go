@@ -41,6 +41,7 @@ func (t *session) command(raw []byte) string {
 	case "EHLO", "HELO":
 		t.client.Greeting = printable(arg, maxGreeting)
 		t.ehlo = verb == "EHLO"
+		t.extended = t.ehlo
 		name, _, _ := strings.Cut(t.client.Greeting, " ")
 		if name == "" { // devices without a name
 			name = "unknown"

@@ -58,6 +58,8 @@ func refusal(err error, most int64) *smtp.SMTPError {
 	switch e.Code {
 	case "too_large":
 		return tooLarge(most)
+	case mailer.CodeLoop:
+		return reply(554, 5, 4, 6, "The message goes in a circle: look at its Received fields for the server that sends it back here")
 	case outbox.CodeFull:
 		return reply(452, 4, 3, 1, "The outbox is full: try again later; the operator has to look after it")
 	case outbox.CodeUnavailable:

@@ -42,6 +42,7 @@ type session struct {
 	swallow    bool   // the next reply is to a command that the client did not say
 	introduced bool   // go-smtp was greeted on behalf of the client
 	ehlo       bool   // the reply to EHLO is being written
+	extended   bool   // the client said EHLO, not HELO
 	challenged bool   // the next line answers a challenge of AUTH
 	contentEnd bool   // go-smtp waits for the end of the content, which was read
 	over       string // what ended the session; empty as long as it lasts
@@ -61,6 +62,7 @@ type transaction struct {
 	identity *Identity
 	env      mailer.Envelope
 	options  mailer.Options
+	utf8     bool // SMTPUTF8 was asked for
 }
 
 func newSession(s *Server, c *Config, nc net.Conn) *session {
@@ -174,7 +176,7 @@ func (t *session) Mail(from string, o *smtp.MailOptions) error {
 	if o.RequireTLS && t.client.TLS == nil {
 		return reply(530, 5, 7, 0, "REQUIRETLS needs a connection with TLS")
 	}
-	m := &transaction{identity: id}
+	m := &transaction{identity: id, utf8: o.UTF8}
 	if e := m.sender(from); e != nil {
 		t.cause = e
 		return reply(553, 5, 1, 7, "The sender is no address that can be used; it must be like name@example.com")
