@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"maps"
 	"mime"
 	"net/http"
@@ -146,51 +147,7 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 		adminProblem(w, r, http.StatusUnauthorized, "Nobody is signed in. Put an authentication directive, such as basic_auth, before oauth_mail admin.", nil)
 		return nil
 	}
-	if call == nil {
-		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		adminProblem(w, r, http.StatusMethodNotAllowed, "This call wants "+strings.Join(allowed, " or ")+".", nil)
-		return nil
-	}
-	if rank < roleRank[call.role] {
-		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.", nil)
-		return nil
-	}
-	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"], id: params["id"]}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		if err := crossOrigin.Check(r); err != nil {
-			adminProblem(w, r, http.StatusForbidden, "The request comes from another site's page and was refused.", nil)
-			return nil
-		}
-		// No HTML form can send this type, and a script of another site only
-		// with a permission that is never given.
-		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err != nil || media != "application/json" {
-			adminProblem(w, r, http.StatusUnsupportedMediaType, "The body must be JSON, with the header Content-Type: application/json.", nil)
-			return nil
-		}
-		if request.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxAdminBody)); err != nil {
-			if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-				adminProblem(w, r, http.StatusRequestEntityTooLarge, "The body is too large for this call.", nil)
-				return nil
-			}
-			adminProblem(w, r, http.StatusBadRequest, "The body was cut.", nil)
-			return nil
-		}
-	}
-	status, answer, err := call.serve(admin{h.app}, request)
-	if err != nil {
-		h.adminFailed(w, r, err)
-		return nil
-	}
-	switch v := answer.(type) {
-	case records:
-		writeRecords(w, v)
-		return nil
-	case eml:
-		writeEML(w, v)
-		return nil
-	}
-	writeJSON(w, "application/json", status, answer)
+	adminDoor{h.app, h.logger}.serve(w, r, call, params, allowed, by, rank)
 	return nil
 }
 
@@ -214,7 +171,71 @@ func (h *Handler) who(r *http.Request) (user string, rank int, ok bool) {
 	return user, roleRank[role], true
 }
 
-func (h *Handler) adminFailed(w http.ResponseWriter, r *http.Request, err error) {
+// adminDoor is an entrance to the administration: a route of a site, or Caddy's own
+// admin API. The calls are the same.
+type adminDoor struct {
+	app    *App
+	logger *slog.Logger
+}
+
+// serve serves a call of somebody who is known; call is nil where the path knows other
+// methods only.
+func (d adminDoor) serve(w http.ResponseWriter, r *http.Request, call *adminCall, params map[string]string, allowed []string, by string, rank int) {
+	if call == nil {
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		adminProblem(w, r, http.StatusMethodNotAllowed, "This call wants "+strings.Join(allowed, " or ")+".", nil)
+		return
+	}
+	if rank < roleRank[call.role] {
+		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.", nil)
+		return
+	}
+	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"], id: params["id"]}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && !request.read(w) {
+		return
+	}
+	status, answer, err := call.serve(admin{d.app}, request)
+	if err != nil {
+		d.failed(w, r, err)
+		return
+	}
+	switch v := answer.(type) {
+	case records:
+		writeRecords(w, v)
+	case eml:
+		writeEML(w, v)
+	default:
+		writeJSON(w, "application/json", status, answer)
+	}
+}
+
+// read reads the body of a call that changes something. Where it must not be served,
+// read answers and returns false.
+func (r *adminRequest) read(w http.ResponseWriter) bool {
+	if err := crossOrigin.Check(r.Request); err != nil {
+		adminProblem(w, r.Request, http.StatusForbidden, "The request comes from another site's page and was refused.", nil)
+		return false
+	}
+	// No HTML form can send this type, and a script of another site only
+	// with a permission that is never given.
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || media != "application/json" {
+		adminProblem(w, r.Request, http.StatusUnsupportedMediaType, "The body must be JSON, with the header Content-Type: application/json.", nil)
+		return false
+	}
+	if r.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxAdminBody)); err != nil {
+		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+			adminProblem(w, r.Request, http.StatusRequestEntityTooLarge, "The body is too large for this call.", nil)
+			return false
+		}
+		adminProblem(w, r.Request, http.StatusBadRequest, "The body was cut.", nil)
+		return false
+	}
+	return true
+}
+
+// failed answers with an error of a call.
+func (d adminDoor) failed(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
 	var more map[string]any
 	if p, ok := errors.AsType[*problem](err); ok { // the body
@@ -239,7 +260,7 @@ func (h *Handler) adminFailed(w http.ResponseWriter, r *http.Request, err error)
 		}
 	}
 	if status >= 500 {
-		h.logger.Error("an administration call failed", "uri", r.URL.Path, "error", err)
+		d.logger.Error("an administration call failed", "uri", r.URL.Path, "error", err)
 	}
 	adminProblem(w, r, status, capitalized(err.Error())+".", more)
 }

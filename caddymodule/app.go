@@ -174,6 +174,7 @@ func (a *App) Start() error {
 	if err := a.listenSMTP(); err != nil {
 		return err
 	}
+	a.makeManagementToken()
 	a.holdings.begin()
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel

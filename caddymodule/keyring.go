@@ -85,18 +85,28 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 	if held, ok := a.engine.(outboxHolder); ok && held.OutboxExists() {
 		return nil, fmt.Errorf("%s is missing, and the outbox (%s) was sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or move the outbox away and lose the messages in it", name, a.engine.OutboxKey())
 	}
+	text, err := makeSecretFile(name, tokens.NewKey()+"\n")
+	if err != nil {
+		return nil, err
+	}
+	a.logger.Info("made a key that seals tokens; keep a copy of it apart from the storage", "file", name)
+	return text, nil
+}
+
+// makeSecretFile makes a file that only its owner can read, and returns what is in it.
+// It appears under its name whole and once, or not at all: another instance may be
+// starting, too, and the file of the first one is that of both.
+func makeSecretFile(name, content string) ([]byte, error) {
 	fresh := missingFolders(filepath.Dir(name))
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return nil, err
 	}
-	// The key appears under its name whole and once, or not at all: another
-	// instance may be starting, too.
 	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+"-*")
 	if err != nil {
 		return nil, err
 	}
 	defer os.Remove(f.Name())
-	text := []byte(tokens.NewKey() + "\n")
+	text := []byte(content)
 	if _, err = f.Write(text); err == nil {
 		err = f.Sync()
 	}
@@ -111,12 +121,11 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	// It must outlive a power cut if what it seals does.
+	// It must outlive a power cut if what it protects does.
 	for _, dir := range append(fresh, filepath.Dir(name)) {
 		if err := syncFolder(dir); err != nil {
 			return nil, err
 		}
 	}
-	a.logger.Info("made a key that seals tokens; keep a copy of it apart from the storage", "file", name)
 	return text, nil
 }
