@@ -24,53 +24,57 @@ const (
 	sendTimeout = 45 * time.Second
 )
 
+// noIdempotency is a warning.
+const noIdempotency = "Idempotency-Key has no effect without an outbox: a repeated request sends again"
+
 // postEmail sends one message.
 func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err := checkEmailHeaders(r.Header); err != nil {
 		return err
 	}
-	// Not every writer has deadlines; a server's own then hold alone.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	room, err := h.app.memory.acquire(r)
+	body, room, err := h.body(w, r)
 	if err != nil {
 		return err
 	}
 	defer room.release()
-	body, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	room.shrink(len(body))
 	outbox := h.app.mailer.Outbox != nil
 	request, err := parseEmail(body, outbox)
 	if err != nil {
 		return err
 	}
 	if !outbox && r.Header.Get("Idempotency-Key") != "" {
-		request.warn("Idempotency-Key has no effect without an outbox: a repeated request sends again")
+		request.warn(noIdempotency)
 	}
-	ctx := r.Context()
-	var prefer preferences
 	var options mailer.Options
+	prefer := readPreferences(r.Header)
 	if outbox {
-		prefer = readPreferences(r.Header)
-		options.Async, options.Wait, options.At = prefer.async(), prefer.patience(), request.at
+		options.Async, options.Wait = prefer.async(), prefer.patience()
 		if err := makeIdempotent(&options, r.Header, c.key.tenant, request); err != nil {
 			return err
 		}
-	} else {
+	}
+	s, err := h.prepare(r, c, request)
+	if err != nil {
+		return err
+	}
+	options.At = request.at
+	s.Options = options
+	room.untilAccepted(s.ID)
+	return h.sendOne(w, r, request, s, prefer)
+}
+
+// sendOne sends a message and answers. Nobody else may have the content, so that it
+// goes when it is stored.
+func (h *Handler) sendOne(w http.ResponseWriter, r *http.Request, request *emailRequest, s mailer.Submission, prefer preferences) error {
+	id, messageID := s.ID, s.MessageID
+	request.message = nil
+	ctx := r.Context()
+	if h.app.mailer.Outbox == nil {
+		prefer = preferences{}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, sendTimeout)
 		defer cancel()
 	}
-	s, err := newSubmission(request.message, c)
-	if err != nil {
-		return err
-	}
-	s.Caller.Addr, s.Caller.Request, s.Options = parseClient(clientIP(r)), requestID(r), options
-	id, messageID := s.ID, s.MessageID
-	room.untilAccepted(id)
-	request.message = nil // nobody but the mailer has the content, so it goes when it is stored
 	receipt, err := h.app.mailer.Send(ctx, s)
 	if err != nil {
 		p := toProblem(err)
@@ -91,18 +95,63 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	return nil
 }
 
+// body reads the body of a request. Room is given back when all that is made of it
+// is gone.
+func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, *share, error) {
+	// Not every writer has deadlines; a server's own then hold alone.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	room, err := h.app.memory.acquire(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		room.release()
+		return nil, nil, err
+	}
+	room.shrink(len(body))
+	return body, room, nil
+}
+
+// prepare makes what is to be sent of a request for one message.
+func (h *Handler) prepare(r *http.Request, c caller, request *emailRequest) (mailer.Submission, error) {
+	s, err := newSubmission(request.message, c)
+	if err != nil {
+		return s, err
+	}
+	s.Caller.Addr, s.Caller.Request, s.Options.At = parseClient(clientIP(r)), requestID(r), request.at
+	return s, nil
+}
+
 // checkEmailHeaders refuses a body that is not understood before it is read.
 func checkEmailHeaders(h http.Header) error {
-	if media, _, err := mime.ParseMediaType(h.Get("Content-Type")); err != nil || media != "application/json" {
+	if mediaType(h) != "application/json" {
 		return refuse(http.StatusUnsupportedMediaType, nameValidation, "media_type",
 			"The body must be JSON, with the header Content-Type: application/json.")
 	}
+	if err := checkEncoding(h); err != nil {
+		return err
+	}
+	_, err := idempotencyKey(h)
+	return err
+}
+
+func checkEncoding(h http.Header) error {
 	if e := h.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return refuse(http.StatusUnsupportedMediaType, nameValidation, "content_encoding",
 			"The body must not be compressed.")
 	}
-	_, err := idempotencyKey(h)
-	return err
+	return nil
+}
+
+// mediaType is that of a request, in lower case and without parameters; empty where
+// it is not known.
+func mediaType(h http.Header) string {
+	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return media
 }
 
 // newSubmission accepts a message: it gets its id and its date.
@@ -136,15 +185,20 @@ func newSubmission(m *mailer.Message, c caller) (mailer.Submission, error) {
 // readBody reads a body within its limits.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err == nil {
-		return body, nil
+	if err != nil {
+		return nil, unreadable(err)
 	}
+	return body, nil
+}
+
+// unreadable is a body that could not be read.
+func unreadable(err error) error {
 	var tooLarge *http.MaxBytesError
 	var fromHandler caddyhttp.HandlerError
 	if errors.As(err, &tooLarge) || errors.As(err, &fromHandler) && fromHandler.StatusCode == http.StatusRequestEntityTooLarge {
-		return nil, errTooLarge()
+		return errTooLarge()
 	}
-	return nil, refuse(http.StatusBadRequest, nameValidation, "body",
+	return refuse(http.StatusBadRequest, nameValidation, "body",
 		"The request ended before its body was complete, or took too long.")
 }
 

@@ -48,6 +48,8 @@ type problem struct {
 	diagnosis *diagnosis.Diagnosis
 	// retryAfter is when a repetition has a chance; zero says nothing.
 	retryAfter time.Duration
+	// accepted are the messages of a batch that were accepted all the same.
+	accepted []sent
 }
 
 func (p *problem) Error() string { return p.message }

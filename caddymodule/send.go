@@ -11,6 +11,7 @@ import (
 // sendRoutes are the calls of the send route.
 var sendRoutes = routes[func(*Handler, http.ResponseWriter, *http.Request, caller) error]{
 	{http.MethodPost, "/emails", (*Handler).postEmail},
+	{http.MethodPost, "/emails/batch", (*Handler).postBatch},
 }
 
 // serveSend serves the send route. Its answers have the shape that Resend's SDKs

@@ -129,7 +129,7 @@ func TestRefusals(t *testing.T) {
 		{name: "key in another case", header: with("Authorization", "Bearer "+strings.ToUpper(testKey)), body: good, status: 403, errorName: "invalid_api_key"},
 		{name: "empty idempotency key", header: with("Idempotency-Key", strings.Repeat("x", 257)), body: good, status: 400, errorName: "invalid_idempotency_key"},
 		{name: "GET", method: "GET", status: 405, errorName: "method_not_allowed"},
-		{name: "unknown call below", target: "/emails/batch", body: good, status: 404, errorName: "not_found"},
+		{name: "unknown call below", target: "/emails/other", body: good, status: 404, errorName: "not_found"},
 		{name: "upper case", target: "/EMAILS", body: good, status: 404},
 		{name: "mistyped", target: "/email", body: good, status: 404},
 		{name: "admin, then up, without a key", target: "/admin/../emails", header: with("Authorization", ""), body: good, status: 401, errorName: "missing_api_key"},

@@ -37,6 +37,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	if p.diagnosis != nil {
 		body["diagnosis"] = p.diagnosis.Advice(languageOf(r))
 	}
+	set("accepted", p.accepted, len(p.accepted) > 0)
 	request := requestID(r)
 	set("request_id", request, request != "")
 	set("id", p.id, p.id != "")
@@ -85,9 +86,13 @@ func writeJSON(w http.ResponseWriter, mediaType string, status int, v any) {
 		body.Reset()
 		body.WriteString(`{"statusCode":500,"name":"internal_server_error","message":"The answer could not be written."}`)
 	}
+	writeBody(w, mediaType, status, body.Bytes())
+}
+
+func writeBody(w http.ResponseWriter, mediaType string, status int, body []byte) {
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes())
+	_, _ = w.Write(body)
 }

@@ -69,6 +69,15 @@ func (m *Mailer) Send(ctx context.Context, s Submission) (Receipt, error) {
 	return r, nil
 }
 
+// Check reports why Send would not accept a submission, without the outbox or a mail
+// server being asked, and without the hooks being told. The error is an [*Error].
+func (m *Mailer) Check(s Submission) error {
+	if e := m.admit(s); e != nil {
+		return e
+	}
+	return nil
+}
+
 func (m *Mailer) failed(s Submission, e *Error, begin time.Time) *Error {
 	if m.Hooks.Failed != nil {
 		m.Hooks.Failed(s, e, time.Since(begin))

@@ -54,7 +54,7 @@ func (o *Outbox) Send(ctx context.Context, sub mailer.Submission) (mailer.Receip
 		if w != nil {
 			o.waiters.remove(m.ID)
 		}
-		r, e := o.notAccepted(m, err)
+		r, e := o.notAccepted(m, sub.Options.Async, err)
 		if e != nil {
 			return r, e
 		}
@@ -173,9 +173,9 @@ func (o *Outbox) ask(ctx context.Context, m *Message, w *waiter) (answer, bool) 
 }
 
 // notAccepted answers the sender of a message that the engine did not store.
-func (o *Outbox) notAccepted(m *Message, err error) (mailer.Receipt, *mailer.Error) {
+func (o *Outbox) notAccepted(m *Message, async bool, err error) (mailer.Receipt, *mailer.Error) {
 	if d, ok := errors.AsType[*DuplicateError](err); ok {
-		return replay(d.Prior, m)
+		return replay(d.Prior, m, async)
 	}
 	if errors.Is(err, errSlowStore) {
 		e := notStored(CodeUncertain, err)
@@ -206,7 +206,7 @@ func tenantGone(name string) *mailer.Error {
 
 // replay answers with what became of a message that was accepted before m, with the
 // same idempotency key.
-func replay(prior, m *Message) (mailer.Receipt, *mailer.Error) {
+func replay(prior, m *Message, async bool) (mailer.Receipt, *mailer.Error) {
 	refuse := func(code, what string) (mailer.Receipt, *mailer.Error) {
 		return mailer.Receipt{}, &mailer.Error{
 			Stage: mailer.StageAccept, Kind: mailer.KindInvalid, Field: "idempotency_key", Code: code, Err: errors.New(what),
@@ -215,7 +215,7 @@ func replay(prior, m *Message) (mailer.Receipt, *mailer.Error) {
 	switch {
 	case !bytes.Equal(prior.Fingerprint, m.Fingerprint):
 		return refuse(CodeOtherRequest, "another message was sent with this idempotency key; use a new key")
-	case prior.State == StateSending && prior.Attempts == 0:
+	case prior.State == StateSending && prior.Attempts == 0 && !async:
 		return refuse(CodeConcurrent, "the message with this idempotency key is being sent at this moment; ask again in a second")
 	}
 	r, e := prior.receipt()
