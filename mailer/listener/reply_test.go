@@ -142,7 +142,7 @@ func TestSubmission(t *testing.T) {
 				s.Caller.String() != "network lan" || s.Caller.Addr.String() != "127.0.0.1" || s.Caller.Request == "" || s.ID == "" {
 				t.Errorf("%+v", s.Submission)
 			}
-			if a := r.accepted; len(a) != 1 || a[0].Receipt.ID != s.ID || a[0].Size != int64(len(s.text)) || a[0].From != s.From {
+			if a := r.accepted; len(a) != 1 || a[0].Receipt.ID != s.ID || a[0].Size != int64(len(s.trace+s.text)) || a[0].From != s.From {
 				t.Errorf("told of %+v", a)
 			}
 			if diff := cmp.Diff(tt.dsn, s.Options.DSN); diff != "" {
