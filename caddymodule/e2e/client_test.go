@@ -48,17 +48,26 @@ func (s *Stack) do(t testing.TB, r *http.Request) answer {
 // post sends a message, given as JSON, by a tenant.
 func (s *Stack) post(t testing.TB, tenant string, message any) answer {
 	t.Helper()
-	body, err := json.Marshal(message)
+	r, err := s.newPost(tenant, message)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return s.do(t, r)
+}
+
+// newPost makes the request that sends a message.
+func (s *Stack) newPost(tenant string, message any) (*http.Request, error) {
+	body, err := json.Marshal(message)
+	if err != nil {
+		return nil, err
 	}
 	r, err := http.NewRequest(http.MethodPost, s.URL+"/emails", bytes.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Authorization", "Bearer "+s.keys[tenant])
-	return s.do(t, r)
+	return r, nil
 }
 
 // Send sends a message that has to go.

@@ -3,7 +3,7 @@
 // Package e2e shows the plugin against servers that nobody here wrote: npm
 // oidc-provider as the authorization server; Postfix with Dovecot, Exim and npm
 // smtp-server as mail servers; a real Caddy process, built from this module, in
-// between; Chromium and the Resend SDK before it; Python's email package and npm
+// between; Chromium and Resend's SDKs before it; Python's email package and npm
 // mailparser behind it.
 //
 // Every test has a [Stack] of its own: processes on loopback, with ports and

@@ -4,43 +4,161 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"sync"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// resendCall is one use of Resend's SDK, and what it told.
-type resendCall struct {
-	Key     string         `json:"key"`
-	Message map[string]any `json:"message"`
-
-	result struct {
-		Data  *struct{ ID string }
-		Error *struct {
-			Name, Message string
-			StatusCode    int
-		}
-	}
+// sdk is one of Resend's official SDKs, unchanged, in a program that uses it.
+type sdk struct {
+	name string
+	// inGo tells that it is for Go: it has attachments as bytes only, one address for
+	// replies, and errors that are a text.
+	inGo bool
+	// argument chooses the SDK in its program.
+	argument string
+	// permissive tells that it knows batches in which some messages may be wrong.
+	permissive bool
 }
 
-func (s *Stack) resend(t testing.TB, calls []*resendCall) {
+var sdks = []*sdk{
+	{name: "npm 4.8", argument: "resend-4"},
+	{name: "npm 6.0", argument: "resend-6.0"},
+	{name: "npm latest", argument: "resend", permissive: true},
+	{name: "Go v2", argument: "v2", inGo: true, permissive: true},
+	{name: "Go v3", argument: "v3", inGo: true, permissive: true},
+}
+
+// sdkCall is one use of an SDK, and what the SDK has told.
+type sdkCall struct {
+	// Op is what to call: send, batch, get, list, update, cancel, or domains, which is
+	// Resend's alone.
+	Op     string     `json:"op"`
+	Key    string     `json:"key"`
+	Email  sdkEmail   `json:"email"`
+	Emails []sdkEmail `json:"emails"`
+	// ID is the message that the call is about. Of is the call before it that made one.
+	ID          string `json:"id,omitempty"`
+	Of          *int   `json:"of,omitempty"`
+	ScheduledAt string `json:"scheduledAt,omitempty"`
+	Idempotency string `json:"idempotency,omitempty"`
+	Permissive  bool   `json:"permissive,omitempty"`
+
+	result sdkResult
+}
+
+// sdkEmail is a message as a program gives it to an SDK.
+type sdkEmail struct {
+	From        string            `json:"from,omitempty"`
+	To          []string          `json:"to,omitempty"`
+	Cc          []string          `json:"cc,omitempty"`
+	Bcc         []string          `json:"bcc,omitempty"`
+	ReplyTo     string            `json:"replyTo,omitempty"`
+	Subject     string            `json:"subject,omitempty"`
+	Text        string            `json:"text,omitempty"`
+	HTML        string            `json:"html,omitempty"`
+	Headers     map[string]string `json:"headers,omitempty"`
+	Tags        []sdkTag          `json:"tags,omitempty"`
+	Attachments []sdkAttachment   `json:"attachments,omitempty"`
+	ScheduledAt string            `json:"scheduledAt,omitempty"`
+}
+
+type sdkTag struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// sdkAttachment has a content, which is text that the SDK sends as it is, or bytes,
+// which each SDK writes in its own way: a Buffer object, base64, or a list of numbers.
+type sdkAttachment struct {
+	Filename    string `json:"filename"`
+	ContentType string `json:"contentType,omitempty"`
+	ContentID   string `json:"contentID,omitempty"`
+	Content     string `json:"content,omitempty"`
+	Bytes       []byte `json:"bytes,omitempty"`
+}
+
+type sdkResult struct {
+	ID   string
+	Data struct {
+		Object string
+		// Data is of batches and of lists.
+		Data json.RawMessage
+		// Errors are those of a permissive batch.
+		Errors []struct {
+			Index   int
+			Message string
+		}
+		Subject     string
+		To          []string
+		LastEvent   string `json:"last_event"`
+		ScheduledAt string `json:"scheduled_at"`
+	}
+	Error *sdkError
+}
+
+// sdkError is an SDK's own error. Those of Go have no more than a message, but where
+// a rate was exceeded.
+type sdkError struct {
+	StatusCode                          int
+	Name, Message                       string
+	RateLimit                           bool
+	Limit, Remaining, Reset, RetryAfter string
+}
+
+// ids are those of a batch or of a list.
+func (r sdkResult) ids(t testing.TB) []string {
+	t.Helper()
+	var list []struct{ ID string }
+	if err := json.Unmarshal(r.Data.Data, &list); err != nil {
+		t.Fatalf("%v: %s", err, r.Data.Data)
+	}
+	var ids []string
+	for _, m := range list {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+// buildGoSDK builds the program that uses the SDKs for Go, once.
+var buildGoSDK = sync.OnceValues(func() (string, error) {
+	file := filepath.Join(suiteDir, "resendgo")
+	build := exec.Command("go", "build", "-o", file, ".")
+	build.Dir = "resendgo"
+	var said bytes.Buffer
+	build.Stdout, build.Stderr = &said, &said
+	if err := build.Run(); err != nil {
+		return said.String(), err
+	}
+	return file, nil
+})
+
+// run makes the calls, one after the other, in one program with this base URL.
+func (s *sdk) run(t testing.TB, baseURL string, calls []*sdkCall) {
 	t.Helper()
 	text, err := json.Marshal(calls)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("node", "node/resend.mjs", string(text))
-	cmd.Env = append(os.Environ(), "RESEND_BASE_URL="+s.URL)
+	argv := []string{"node", "node/resend.mjs"}
+	if s.inGo {
+		program, err := buildGoSDK()
+		if err != nil {
+			t.Fatalf("building the program with the SDKs for Go: %v\n%s", err, program)
+		}
+		argv = []string{program}
+	}
+	cmd := exec.Command(argv[0], append(argv[1:], s.argument)...)
+	cmd.Env = append(os.Environ(), "RESEND_BASE_URL="+baseURL)
+	cmd.Stdin = bytes.NewReader(text)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("the Resend SDK is missing or broken: %v\n%s", err, stderr.String())
+		t.Fatalf("%s is missing or broken: %v\n%s", s.name, err, stderr.String())
 	}
 	var results []json.RawMessage
 	if err := json.Unmarshal(out, &results); err != nil || len(results) != len(calls) {
@@ -48,100 +166,32 @@ func (s *Stack) resend(t testing.TB, calls []*resendCall) {
 	}
 	for i, r := range results {
 		if err := json.Unmarshal(r, &calls[i].result); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%v: %s", err, r)
 		}
-		t.Logf("%s", r)
+		t.Logf("%s: %s: %.300s", s.name, calls[i].Op, r)
 	}
 }
 
-// Resend's official SDK works unchanged, but for its base URL.
-func TestResendSDK(t *testing.T) {
+// Resend's SDKs work unchanged, but for their base URL, with all ways to write one:
+// what they send arrives, and what is refused is an error of theirs.
+func TestResendSDKs(t *testing.T) {
 	t.Parallel()
-	s := Start(t, Options{})
+	silent := newSilentServer(t)
+	s := Start(t, Options{Outbox: true, Tenants: map[string]string{
+		silentTenant: "server plaintext://" + silent.Addr().String() + "\nauth none\nfrom sender@example.com",
+	}})
 	s.SignIn(t)
-	key := s.keys[onPostfix]
-	message := func(changes map[string]any) map[string]any {
-		m := map[string]any{"from": "Acme <sender@example.com>", "to": []string{"delivered@example.net"}, "subject": "hello world", "text": "It works!"}
-		for k, v := range changes {
-			if m[k] = v; v == nil {
-				delete(m, k)
-			}
-		}
-		return m
-	}
-	pdf := append([]byte("%PDF-1.4\n"), noise(5000)...)
-	good := []*resendCall{
-		{Key: key, Message: message(nil)},
-		{Key: key, Message: message(map[string]any{
-			"html": "<p>It <b>works</b>!</p>", "cc": "cc@example.net", "bcc": []string{"bcc@example.net"}, "replyTo": "desk@example.com",
-			"headers": map[string]string{"X-Entity-Ref-ID": "123456789"}, "tags": []any{map[string]string{"name": "category", "value": "confirm_email"}},
-		})},
-		{Key: key, Message: message(map[string]any{"attachments": []any{
-			map[string]any{"filename": "invoice.pdf", "content": base64.StdEncoding.EncodeToString(pdf)},
-			map[string]any{"filename": "buffer.pdf", "buffer": base64.StdEncoding.EncodeToString(pdf)},
-			map[string]any{"filename": "logo.png", "content": base64.StdEncoding.EncodeToString(pdf), "contentId": "logo", "contentType": "image/png"},
-		}})},
-	}
-	s.resend(t, good)
-	want := []reading{
-		{Text: "It works!"},
-		{
-			Text: "It works!", HTML: "<p>It <b>works</b>!</p>", Cc: []person{{"", "cc@example.net"}}, ReplyTo: []person{{"", "desk@example.com"}},
-		},
-		{Text: "It works!", Attachments: []attachment{
-			attached("logo.png", "image/png", "logo", pdf),
-			attached("invoice.pdf", "application/pdf", "", pdf),
-			attached("buffer.pdf", "application/pdf", "", pdf),
-		}},
-	}
-	envelopes := [][]string{{"delivered@example.net"}, {"bcc@example.net", "cc@example.net", "delivered@example.net"}, {"delivered@example.net"}}
-	var files []string
-	for i, c := range good {
-		if c.result.Error != nil || c.result.Data == nil || c.result.Data.ID == "" {
-			t.Fatalf("call %d: %+v, error %+v", i, c.result.Data, c.result.Error)
-		}
-		d := s.mailbox.find(t, c.result.Data.ID)
-		if diff := cmp.Diff(envelopes[i], d.To, cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
-			t.Errorf("call %d: envelope (-want +got):\n%s", i, diff)
-		}
-		files = append(files, d.File)
-	}
-	for _, r := range readers {
-		for i, got := range read(t, r.argv, files) {
-			want[i].Subject, want[i].From, want[i].To = "hello world", []person{{"Acme", "sender@example.com"}}, []person{{"", "delivered@example.net"}}
-			byName := cmpopts.SortSlices(func(a, b attachment) bool { return a.Filename < b.Filename })
-			if diff := cmp.Diff(want[i], got, cmpopts.EquateEmpty(), byName, cmpopts.IgnoreFields(reading{}, "MessageID")); diff != "" {
-				t.Errorf("call %d as %s reads it (-want +got):\n%s", i, r.name, diff)
-			}
-		}
-	}
-
-	s.mail[onPostfix].stop()
-	bad := []struct {
-		name      string
-		call      resendCall
-		status    int
-		errorName string
-	}{
-		{"wrong key", resendCall{Key: "re_123456789012345678901234", Message: message(nil)}, 403, "invalid_api_key"},
-		{"no recipient", resendCall{Key: key, Message: message(map[string]any{"to": nil})}, 422, "missing_required_field"},
-		{"no such address", resendCall{Key: key, Message: message(map[string]any{"to": "nobody"})}, 422, "validation_error"},
-		{"no sender", resendCall{Key: key, Message: message(map[string]any{"from": "no address"})}, 422, "invalid_from_address"},
-		{"a sender who may not", resendCall{Key: key, Message: message(map[string]any{"from": "ceo@example.org"})}, 403, "validation_error"},
-		{"no content", resendCall{Key: key, Message: message(map[string]any{"text": nil})}, 422, "missing_required_field"},
-		{"an attachment without content", resendCall{Key: key, Message: message(map[string]any{"attachments": []any{map[string]any{"filename": "a.txt"}}})}, 422, "invalid_attachment"},
-		{"mail server down", resendCall{Key: key, Message: message(nil)}, 503, "application_error"},
-	}
-	calls := make([]*resendCall, 0, len(bad))
-	for i := range bad {
-		calls = append(calls, &bad[i].call)
-	}
-	s.resend(t, calls)
-	for _, c := range bad {
-		e := c.call.result.Error
-		if e == nil || c.call.result.Data != nil || e.StatusCode != c.status || e.Name != c.errorName || e.Message == "" {
-			t.Errorf("%s: error %+v, want status %d and name %s", c.name, e, c.status, c.errorName)
-		}
-	}
+	t.Run("mail", func(t *testing.T) { testSDKMail(t, s) })
+	t.Run("refusals", func(t *testing.T) { testSDKRefusals(t, s, silent) })
 	s.checkSecrets(t)
+}
+
+// baseURLs are the ways to write where the send route is, for an SDK. Those for Go cut
+// off a path without a slash at the end.
+func (s *sdk) baseURLs(stack *Stack) []string {
+	urls := []string{stack.URL, stack.URL + "/", stack.SendURL, stack.SendURL + "/", stack.URL + "/prefix/"}
+	if !s.inGo {
+		urls = append(urls, stack.URL+"/prefix")
+	}
+	return urls
 }

@@ -39,6 +39,9 @@ type Options struct {
 	// Outbox keeps messages until they are sent. Without it answers tell at once how
 	// the mail server took them.
 	Outbox bool
+	// Tenants are more tenants by their names, each with what its block in the Caddyfile
+	// says. Each has a key.
+	Tenants map[string]string
 }
 
 // Stack is one Caddy with all that it needs. It has these tenants for each mail
@@ -50,6 +53,8 @@ type Options struct {
 type Stack struct {
 	// URL is where Caddy's site is, without a slash at the end.
 	URL string
+	// SendURL is where a site is that has the send route and nothing else.
+	SendURL string
 	// AdminURL is where Caddy's own administration is.
 	AdminURL string
 
@@ -98,6 +103,9 @@ const site = `{
 	@send path /emails /emails/*
 	oauth_mail @send send
 	oauth_mail /oauth/* callback
+	handle_path /prefix/* {
+		oauth_mail send
+	}
 	handle_path /admin/* {
 		basic_auth {
 			ops $2a$04$0Cir8j4ndXT4sZOEfTay1OCpv.6q67K/wbd9Fr3sCX62JUKlFGdjy
@@ -107,6 +115,9 @@ const site = `{
 		}
 	}
 	respond 404
+}
+%[6]s {
+	oauth_mail send
 }
 `
 
@@ -147,6 +158,7 @@ func Start(t testing.TB, o Options) *Stack {
 		}
 	})
 	s.URL = fmt.Sprintf("http://localhost:%d", reservePort(t))
+	s.SendURL = fmt.Sprintf("http://localhost:%d", reservePort(t))
 	s.AdminURL = fmt.Sprintf("http://localhost:%d", reservePort(t))
 	introspectionSecret := "introspection-" + rand.Text()
 	if o.Apps {
@@ -217,6 +229,12 @@ func Start(t testing.TB, o Options) *Stack {
 `, kind.name, kind.scheme, port, kind.auth, user, s.user, s.authority.caFile, variable)
 		}
 	}
+	for name, settings := range o.Tenants {
+		variable := fmt.Sprintf("E2E_KEY_%d", len(s.keys))
+		s.keys[name] = "canary-key-" + rand.Text()
+		env = append(env, variable+"="+s.keys[name])
+		fmt.Fprintf(&tenants, "tenant %[1]s {\n%[2]s\n}\nkey %[1]s {env.%[3]s} %[1]s\n", name, settings, variable)
+	}
 	if s.apps != nil {
 		starttls, _ := s.mail[servers[0]].ports()
 		tenants.WriteString(s.apps.config(t, s, starttls))
@@ -225,11 +243,17 @@ func Start(t testing.TB, o Options) *Stack {
 			env = append(env, "E2E_KEY_"+name+"="+s.keys[name])
 		}
 	}
-	config := filepath.Join(dir, "Caddyfile")
 	if !o.Outbox {
 		tenants.WriteString("outbox off\n")
 	}
-	text := fmt.Sprintf(site, strings.TrimPrefix(s.AdminURL, "http://"), dir, s.URL, s.proxy.URL, tenants.String())
+	s.startCaddy(t, fmt.Sprintf(site, strings.TrimPrefix(s.AdminURL, "http://"), dir, s.URL, s.proxy.URL, tenants.String(), s.SendURL), env)
+	return s
+}
+
+// startCaddy starts Caddy with a Caddyfile and variables.
+func (s *Stack) startCaddy(t testing.TB, text string, env []string) {
+	t.Helper()
+	config := filepath.Join(s.dir, "Caddyfile")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +268,6 @@ func Start(t testing.TB, o Options) *Stack {
 		}
 	})
 	s.caddy.start(t)
-	return s
 }
 
 // startProvider starts the authorization server behind its proxy.
