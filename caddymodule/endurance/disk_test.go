@@ -125,7 +125,8 @@ func (s *diskSite) post(n, want int) (status int) {
 // finish waits until all has arrived, also after a kill.
 func (s *diskSite) finish(trouble string, copies int) {
 	s.t.Helper()
-	Within(time.Minute, func() bool { return s.ledger.Figures().Lost == 0 })
+	// What has arrived and is not noted yet would come again.
+	Within(time.Minute, func() bool { return s.ledger.Figures().Lost == 0 && waiting(s.t, s.caddy) == 0 })
 	s.caddy.Kill()
 	s.caddy.Start()
 	<-time.After(2 * time.Second) // for what arrives too often
