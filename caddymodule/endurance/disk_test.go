@@ -4,11 +4,11 @@ package endurance
 
 import (
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/internal/disktest"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
@@ -59,9 +59,7 @@ func TestDiskReadOnly(t *testing.T) {
 	<-time.After(3 * time.Second)
 	meanwhile := s.ledger.Figures()
 	s.caddy.Kill()
-	s.disk.Unmount()
-	_ = exec.Command("e2fsck", "-p", s.disk.Image).Run() // that it corrects something is no success to it
-	s.disk.Mount()
+	s.disk.Mend()
 	s.caddy.Start()
 	s.post(200, http.StatusAccepted)
 	t.Logf("while it could not be written to: %v", meanwhile)
@@ -76,7 +74,7 @@ func TestDiskReadOnly(t *testing.T) {
 type diskSite struct {
 	t      *testing.T
 	caddy  *Caddy
-	disk   *Disk
+	disk   *disktest.Disk
 	tenant Tenant
 	ledger *Ledger
 	gate   chan struct{}
@@ -94,7 +92,7 @@ func newDiskSite(t *testing.T) *diskSite {
 	s.tenant = Tenant{Name: "a", Port: port, Connections: 4}
 	s.caddy = New(t, Site("outbox bbolt DIR/disk/outbox", s.tenant))
 	// The disk goes when the process that uses it has gone.
-	s.disk = NewDisk(t, filepath.Join(s.caddy.Dir, "disk"))
+	s.disk = disktest.New(t, filepath.Join(s.caddy.Dir, "disk"))
 	t.Cleanup(s.caddy.Kill)
 	s.caddy.Start()
 	return s
