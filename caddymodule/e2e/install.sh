@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs on Debian the servers, readers and the browser of the end-to-end suite, and
-# PostgreSQL for the outbox of fleets.
+# Installs on Debian the servers, readers, languages and the browser of the end-to-end
+# suite, and PostgreSQL for the outbox of fleets.
 # Does nothing, and soon, where everything is there.
 #
 # Exim cannot be installed beside Postfix (Debian lets one package own port 25 and
@@ -22,7 +22,7 @@ apt_get() {
 
 packages=()
 # Python's own parser is a reader: the distribution's, not whichever comes first in PATH.
-for package in postfix dovecot-core chromium python3 postgresql; do
+for package in postfix dovecot-core chromium python3 postgresql curl php-cli; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || packages+=("$package")
 done
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -57,7 +57,7 @@ if [ ! -e "$stamp" ] || [ node/package-lock.json -nt "$stamp" ]; then
 	touch "$stamp"
 fi
 
-for tool in /usr/sbin/postfix /usr/sbin/dovecot /usr/bin/chromium /usr/bin/python3 "$exim" node; do
+for tool in /usr/sbin/postfix /usr/sbin/dovecot /usr/bin/chromium /usr/bin/python3 curl php "$exim" node; do
 	command -v "$tool" >/dev/null || { echo "$tool is missing after the installation" >&2; exit 1; }
 done
 if ldd "$exim" | grep 'not found'; then
