@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"log/slog"
@@ -32,8 +33,15 @@ func (a *App) smtpConfig(e *smtpEntrance, address smtpAddress, s *smtpServer) *l
 		c.TLS = e.tls
 	}
 	if len(e.users) > 0 {
-		c.Authenticate = func(ctx context.Context, c listener.Client, user, password string) (*listener.Identity, error) {
-			u, err := e.authenticate(ctx, c, user, password)
+		c.Recognize = func(c listener.Client, user, password string) *listener.Identity {
+			u := e.user(c, user)
+			if u == nil || !u.password.known(password) {
+				return nil
+			}
+			return a.identity(e, u.smtpSender, c)
+		}
+		c.Authenticate = func(_ context.Context, c listener.Client, user, password string) (*listener.Identity, error) {
+			u, err := e.authenticate(c, user, password)
 			if err != nil {
 				return nil, err
 			}
@@ -53,31 +61,43 @@ func (a *App) smtpConfig(e *smtpEntrance, address smtpAddress, s *smtpServer) *l
 	return c
 }
 
-// authenticate finds out who signs in. What it takes does not tell whether there is
-// such a user.
-func (e *smtpEntrance) authenticate(ctx context.Context, c listener.Client, name, typed string) (*smtpUser, error) {
+// user returns the user of that name; nil if there is none who may sign in from there.
+func (e *smtpEntrance) user(c listener.Client, name string) *smtpUser {
 	u := e.users[strings.ToLower(name)]
 	if u == nil || len(u.networks) > 0 && !inAny(u.networks, c.Addr.Addr()) {
-		if u == nil {
-			u = e.decoy(name)
-		}
-		if _, err := u.password.check(ctx, typed); err != nil {
+		return nil
+	}
+	return u
+}
+
+// authenticate finds out who signs in. What it takes does not tell whether there is
+// such a user.
+func (e *smtpEntrance) authenticate(c listener.Client, name, typed string) (*smtpUser, error) {
+	u := e.user(c, name)
+	if u == nil {
+		other := cmp.Or(e.users[strings.ToLower(name)], e.decoy(name))
+		if _, err := other.password.matches(typed); err != nil {
 			return nil, err
 		}
 		return nil, listener.ErrWrongPassword
 	}
-	ok, err := u.password.matches(ctx, typed)
-	if err == nil && !ok {
-		err = listener.ErrWrongPassword
+	ok, err := u.password.matches(typed)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, listener.ErrWrongPassword
 	}
-	return u, err
+	u.password.remember(typed)
+	return u, nil
 }
 
 // decoy is the user whose password is checked where there is no such user: always the
 // same one for a name, so that unknown names cost what known ones do.
 func (e *smtpEntrance) decoy(name string) *smtpUser {
-	sum := sha256.Sum256([]byte(passwordSalt + strings.ToLower(name)))
-	return e.decoys[binary.BigEndian.Uint64(sum[:])%uint64(len(e.decoys))]
+	m := hmac.New(sha256.New, processKey)
+	m.Write([]byte(strings.ToLower(name)))
+	return e.decoys[binary.BigEndian.Uint64(m.Sum(nil))%uint64(len(e.decoys))]
 }
 
 // knows reports whether somebody who might send by an earlier configuration of the

@@ -1,17 +1,16 @@
 package caddymodule
 
 import (
-	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 )
@@ -23,9 +22,6 @@ type password struct {
 	hash    []byte
 	compare caddyauth.Comparer
 	sum     [sha256.Size]byte
-	// known is the digest of the right password once it was given: a device that
-	// signs in each minute must not cost a second of work each time.
-	known atomic.Pointer[[sha256.Size]byte]
 }
 
 // isHash reports whether the setting is a hash and no password.
@@ -62,40 +58,77 @@ func parsePassword(s string) (*password, error) {
 	return &password{sum: sha256.Sum256([]byte(s))}, nil
 }
 
-// slowChecks has a place for each check of a slow hash in the process: half of the
-// processors stay free for the web server.
-var slowChecks = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-
-// passwordSalt makes digests of this process good for nothing elsewhere.
-var passwordSalt = rand.Text()
-
-// matches reports whether this is the password. It is quick if that is known.
-func (p *password) matches(ctx context.Context, typed string) (bool, error) {
-	if p.compare == nil {
-		return p.check(ctx, typed)
-	}
-	digest := sha256.Sum256([]byte(passwordSalt + string(p.hash) + typed))
-	if known := p.known.Load(); known != nil && subtle.ConstantTimeCompare(known[:], digest[:]) == 1 {
-		return true, nil
-	}
-	ok, err := p.check(ctx, typed)
-	if ok {
-		p.known.Store(&digest)
-	}
-	return ok, err
-}
-
-// check takes the same time whatever was typed.
-func (p *password) check(ctx context.Context, typed string) (bool, error) {
+// matches takes the same time whatever was typed.
+func (p *password) matches(typed string) (bool, error) {
 	if p.compare == nil {
 		sum := sha256.Sum256([]byte(typed))
 		return subtle.ConstantTimeCompare(sum[:], p.sum[:]) == 1, nil
 	}
-	select {
-	case slowChecks <- struct{}{}:
-	case <-ctx.Done():
-		return false, fmt.Errorf("too many passwords are being checked: %w", ctx.Err())
-	}
-	defer func() { <-slowChecks }()
 	return p.compare.Compare(p.hash, []byte(typed))
+}
+
+// remember keeps in mind that somebody has signed in with this password.
+func (p *password) remember(typed string) {
+	if p.compare != nil {
+		knownPasswords.add(p.digest(typed))
+	}
+}
+
+// known reports, at once, whether somebody has signed in with this password.
+func (p *password) known(typed string) bool {
+	if p.compare == nil {
+		ok, _ := p.matches(typed)
+		return ok
+	}
+	return knownPasswords.has(p.digest(typed))
+}
+
+// processKey makes digests of this process good for nothing elsewhere.
+var processKey = []byte(rand.Text())
+
+// digest is of a hash with what was typed. It is quick to make, and must not leave
+// the process.
+func (p *password) digest(typed string) (d [sha256.Size]byte) {
+	m := hmac.New(sha256.New, processKey)
+	m.Write(p.hash)
+	m.Write([]byte{0})
+	m.Write([]byte(typed))
+	m.Sum(d[:0])
+	return d
+}
+
+// knownPasswords are those that were right, for all configurations: a device that
+// signs in each minute must not cost a second of work each time, and all of them not
+// at once after a reload.
+var knownPasswords digestSet
+
+// mostKnown is how many digests are kept.
+const mostKnown = 10_000
+
+// digestSet keeps digests, not more than so many. The zero value is ready to use.
+type digestSet struct {
+	mu  sync.RWMutex
+	set map[[sha256.Size]byte]struct{}
+}
+
+func (s *digestSet) has(d [sha256.Size]byte) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.set[d]
+	return ok
+}
+
+func (s *digestSet) add(d [sha256.Size]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.set == nil {
+		s.set = make(map[[sha256.Size]byte]struct{})
+	}
+	for old := range s.set {
+		if len(s.set) < mostKnown {
+			break
+		}
+		delete(s.set, old)
+	}
+	s.set[d] = struct{}{}
 }

@@ -37,8 +37,11 @@ func (s *Server) accept(nc net.Conn) {
 // admit makes a session count, or tells why not.
 func (s *Server) admit(t *session) (why, words string) {
 	addr, l := t.client.Addr.Addr(), t.config.Limits
-	t.regular = s.wrong.regular(addr)
-	if addr.IsValid() && s.wrong.banned(addr, time.Now()) > 0 {
+	t.standing = s.ledger.standing(addr, time.Now())
+	if t.known.Load() { // by its network
+		t.standing = regular
+	}
+	if addr.IsValid() && s.ledger.banned(addr, time.Now()) > 0 {
 		return "banned", "421 4.7.0 " + bannedText + "\r\n"
 	}
 	s.mu.Lock()
@@ -57,25 +60,21 @@ func (s *Server) admit(t *session) (why, words string) {
 	return "", ""
 }
 
-// makeRoomLocked has a stranger end, a client of whom it is not known who it is: one
-// from the address with most connections, and of these the oldest. Only is the address
-// to look at, if it is valid. Strangers are left their first moments, unless their
-// address has more connections than the guest's would, or the guest is a regular.
-// Regulars, from whose address somebody has signed in before, need not make room for
-// other addresses.
+// makeRoomLocked has a client end of whom it is not known who it is: of those of the
+// worst standing, one from the address with most connections, and of these the oldest.
+// Only is the address to look at, if it is valid.
 func (s *Server) makeRoomLocked(guest *session, only netip.Addr) bool {
 	var found *session
 	most := 0
-	n := s.from[network(guest.client.Addr.Addr())]
 	for t := range s.room {
 		addr := network(t.client.Addr.Addr())
 		k := s.from[addr]
-		young := time.Since(t.begin) < firstMoments
 		switch {
 		case t.known.Load(), t.checking.Load():
-		case only.IsValid() && (addr != only || young):
-		case !only.IsValid() && (t.regular || young && k <= n+1 && !guest.regular):
-		case found == nil || k > most || k == most && t.begin.Before(found.begin):
+		case only.IsValid() && (addr != only || time.Since(t.begin) < firstMoments):
+		case !only.IsValid() && !s.givesWayLocked(t, guest):
+		case found == nil, t.standing > found.standing,
+			t.standing == found.standing && (k > most || k == most && t.begin.Before(found.begin)):
 			found, most = t, k
 		}
 	}
@@ -85,6 +84,21 @@ func (s *Server) makeRoomLocked(guest *session, only netip.Addr) bool {
 	s.leaveRoomLocked(found)
 	found.interrupt("made_room")
 	return true
+}
+
+// givesWayLocked reports whether a client that has not signed in has to make room for
+// one of another address: at once if that one's standing is better, never if it is
+// worse, and otherwise after its first moments, or if its address has more
+// connections. Regulars do not have to.
+func (s *Server) givesWayLocked(t, guest *session) bool {
+	switch {
+	case t.standing == regular, t.standing < guest.standing:
+		return false
+	case t.standing > guest.standing:
+		return true
+	}
+	more := s.from[network(t.client.Addr.Addr())] > s.from[network(guest.client.Addr.Addr())]+1
+	return more || time.Since(t.begin) >= firstMoments
 }
 
 func (s *Server) leaveRoomLocked(t *session) {
@@ -100,6 +114,9 @@ func (s *Server) leaveRoomLocked(t *session) {
 
 // leave forgets a session that has ended.
 func (s *Server) leave(t *session) {
+	if !t.known.Load() && t.why() != "shutdown" {
+		s.ledger.fruitless(t.client.Addr.Addr(), time.Now(), t.config.Limits)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leaveRoomLocked(t)

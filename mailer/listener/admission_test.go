@@ -1,7 +1,10 @@
 package listener
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -113,5 +116,107 @@ func TestAdmissionOfKnown(t *testing.T) {
 		}
 		newTalk(t, l.dial("2001:db8:0:1:ffff::1")).hear("421 4.7.0 ")
 		synctest.Wait()
+	})
+}
+
+// TestStanding: a client that was never seen gets in at once while those hold on of
+// whom it is known that nothing comes of them. They do not push it out.
+func TestStanding(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		config := everywhere(r.config())
+		config.Limits = Limits{Connections: 4}
+		s := New(config)
+		l := serveMemory(t, s)
+		idler := func(i int) *talk { return newTalk(t, l.dial(fmt.Sprintf("198.51.100.%d", i))) }
+		for i := range 8 { // four of them make room for the others
+			idler(i).hear("220")
+			time.Sleep(firstMoments)
+		}
+		idler(0).hear("421 4.3.2 ") // of the others that is not known yet
+		time.Sleep(time.Minute)
+		for i := range 4 {
+			idler(i).hear("220") // these are young
+		}
+		first := newTalk(t, l.dial("192.0.2.1"))
+		first.hear("220")
+		synctest.Wait()
+		if got := s.ledger.standing(netip.MustParseAddr("198.51.100.0"), time.Now()); got != suspect {
+			t.Errorf("who made room is %d", got)
+		}
+		second := newTalk(t, l.dial("192.0.2.2"))
+		second.hear("220")
+		newTalk(t, l.dial("192.0.2.3")).hear("220")
+		newTalk(t, l.dial("192.0.2.4")).hear("220")
+		time.Sleep(30 * time.Second)
+		idler(0).hear("421 4.3.2 ") // it has to wait until they go
+		second.say("NOOP", "250")
+		first.say("EHLO x", "250", authPlain, "235", "QUIT", "221")
+		synctest.Wait()
+		idler(0).hear("220")
+
+		// Wrong passwords make suspect, a right one regular.
+		c := newTalk(t, l.dial("192.0.2.5")).greeted()
+		synctest.Wait()
+		c.say(plainWith("a", "b"), "535")
+		addr := netip.MustParseAddr("192.0.2.5")
+		if got := s.ledger.standing(addr, time.Now()); got != suspect {
+			t.Errorf("after a wrong password: %d", got)
+		}
+		c.say(authPlain, "235")
+		if got := s.ledger.standing(addr, time.Now()); got != regular {
+			t.Errorf("after a right one: %d", got)
+		}
+		if got := s.ledger.standing(netip.MustParseAddr("198.51.100.7"), time.Now().Add(10*time.Minute)); got != stranger {
+			t.Errorf("after ten minutes: %d", got)
+		}
+	})
+}
+
+// TestKnownByNetwork: who is known by its network gets in at once, too.
+func TestKnownByNetwork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		config := everywhere(r.config())
+		config.Limits = Limits{Connections: 2}
+		config.Network = func(c Client) *Identity {
+			if c.Addr.Addr().String() != "10.0.0.1" {
+				return nil
+			}
+			return &Identity{Kind: "network", Name: "10.0.0.1", Tenant: "office"}
+		}
+		l := serveMemory(t, New(config))
+		for i := range 2 {
+			newTalk(t, l.dial(fmt.Sprintf("192.0.2.%d", i))).hear("220")
+		}
+		newTalk(t, l.dial("10.0.0.1")).greeted().send(letter+".\r\n", "250")
+	})
+}
+
+// TestDeaf: a client that reads nothing does not stay for long once it has to go.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		config := everywhere(r.config())
+		config.Limits = Limits{Connections: 1}
+		s := New(config)
+		l := newMemory()
+		go s.Serve(l)
+		deaf, server := net.Pipe() // nothing is written that is not read
+		defer deaf.Close()
+		l.conns <- remote{server, "192.0.2.1"}
+		time.Sleep(firstMoments)
+		newTalk(t, l.dial("192.0.2.2")).hear("220")
+		time.Sleep(lastWords)
+		synctest.Wait()
+		if got := r.sessions(); len(got) != 1 || got[0].Addr.Addr().String() != "192.0.2.1" {
+			t.Errorf("ended %+v", got)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = s.Shutdown(ctx)
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -108,7 +107,7 @@ func (l *login) Next(response []byte) (challenge []byte, done bool, err error) {
 
 // signIn checks a user name and a password.
 func (t *session) signIn(mechanism, user, password string) error {
-	if t.server.wrong.banned(t.client.Addr.Addr(), time.Now()) > 0 {
+	if t.server.ledger.banned(t.client.Addr.Addr(), time.Now()) > 0 {
 		t.hangUp("passwords")
 		return reply(421, 4, 7, 0, bannedText)
 	}
@@ -117,30 +116,33 @@ func (t *session) signIn(mechanism, user, password string) error {
 	id, err := t.server.authenticate(ctx, t, user, password)
 	switch {
 	case err == nil && id != nil:
-		t.server.wrong.right(t.client.Addr.Addr(), user)
+		t.server.ledger.right(t.client.Addr.Addr(), user)
 		t.user, t.client.Mechanism = id, mechanism
 		t.identify()
 		return nil
 	case err == nil, errors.Is(err, ErrWrongPassword):
 		return t.wrongPassword(user)
+	case !errors.Is(err, errNoTurn):
+		t.config.Logger.Error("checking a password", slog.String("session", t.client.Session), slog.Any("error", err))
 	}
-	t.config.Logger.Error("checking a password", slog.String("session", t.client.Session), slog.Any("error", err))
 	t.cause = err
 	return reply(454, 4, 7, 0, "The password could not be checked: try again later")
 }
 
-// authenticate waits for its turn: checking a password costs time and memory on
-// purpose.
+// authenticate recognizes who signs in, or waits for its turn to check the password.
 func (s *Server) authenticate(ctx context.Context, t *session, user, password string) (*Identity, error) {
-	select {
-	case s.checks <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("too many sign in at once: %w", ctx.Err())
+	if t.config.Recognize != nil {
+		if id := t.config.Recognize(t.client, user, password); id != nil {
+			return id, nil
+		}
+	}
+	if err := s.checks.take(ctx, t.stop, s.ledger.standing(t.client.Addr.Addr(), time.Now()) == suspect); err != nil {
+		return nil, err
 	}
 	t.checking.Store(true)
 	defer func() {
 		t.checking.Store(false)
-		<-s.checks
+		s.checks.give()
 	}()
 	return t.config.Authenticate(ctx, t.client, user, password)
 }
@@ -153,7 +155,7 @@ const (
 // wrongPassword has the client wait.
 func (t *session) wrongPassword(user string) error {
 	l := t.config.Limits
-	delay, banned := t.server.wrong.wrong(t.client.Addr.Addr(), user, time.Now(), l)
+	delay, banned := t.server.ledger.wrong(t.client.Addr.Addr(), user, time.Now(), l)
 	if told := t.config.Hooks.WrongPassword; told != nil {
 		told(t.client, printable(user, 64), delay, banned)
 	}

@@ -183,7 +183,7 @@ func TestSignInTurns(t *testing.T) {
 			return &Identity{Name: "x"}, nil
 		}
 		s := New(config)
-		s.checks = make(chan struct{}, 2)
+		s.checks = newTurns(2)
 		l := serveMemory(t, s)
 		var clients []*talk
 		for i := range 8 {
@@ -198,9 +198,76 @@ func TestSignInTurns(t *testing.T) {
 		if took := time.Since(begin); took != 4*time.Second || most.Load() != 2 {
 			t.Errorf("%d at once, in %v", most.Load(), took)
 		}
-		s.checks <- struct{}{}
-		s.checks <- struct{}{}
+		s.checks.free = 0
 		newTalk(t, l.dial("192.0.2.99")).greeted().say(authPlain, "454 4.7.0 ")
+		if w := s.checks.waiting; len(w[0])+len(w[1]) > 0 {
+			t.Errorf("still in line: %v", w)
+		}
+	})
+}
+
+// TestTurnsOfSuspects: they wait behind all others, whoever is recognized waits for
+// nobody, and whoever has to go does not stay in line.
+func TestTurnsOfSuspects(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		config := everywhere(r.config())
+		check := config.Authenticate
+		var checked []string
+		config.Authenticate = func(ctx context.Context, c Client, user, word string) (*Identity, error) {
+			checked = append(checked, c.Addr.Addr().String())
+			time.Sleep(5 * time.Second)
+			return check(ctx, c, user, word)
+		}
+		config.Recognize = func(_ Client, user, word string) *Identity {
+			if user == "known" && word == password {
+				return &Identity{Kind: "user", Name: user, Tenant: "office"}
+			}
+			return nil
+		}
+		s := New(config)
+		s.checks = newTurns(1)
+		l := serveMemory(t, s)
+		begin := time.Now()
+		at := func(want time.Duration) {
+			t.Helper()
+			if took := time.Since(begin); took != want {
+				t.Errorf("after %v, want %v", took, want)
+			}
+		}
+		bad := netip.MustParseAddr("198.51.100.1")
+		s.ledger.fruitless(bad, time.Now(), config.Limits.withDefaults())
+		ask := func(from, line string) *talk {
+			c := newTalk(t, l.dial(from)).greeted()
+			c.write(line + "\r\n")
+			synctest.Wait()
+			return c
+		}
+		running := ask("192.0.2.1", authPlain)
+		suspicious := ask(bad.String(), authPlain)
+		gone := ask("192.0.2.2", authPlain)
+		next := ask("192.0.2.3", authPlain)
+		ask("192.0.2.4", plainWith("known", password)).hear("235")
+		at(0)
+		for x := range s.sessions {
+			if x.client.Addr.Addr().String() == "192.0.2.2" {
+				x.interrupt("made_room")
+			}
+		}
+		gone.hear("454 4.7.0 ")
+		gone.hear("421 4.7.0 ")
+		gone.gone()
+		at(0)
+		running.hear("235")
+		at(5 * time.Second)
+		next.hear("235")
+		at(10 * time.Second)
+		suspicious.hear("235")
+		at(15 * time.Second)
+		if got := strings.Join(checked, " "); got != "192.0.2.1 192.0.2.3 198.51.100.1" || s.checks.free != 1 {
+			t.Errorf("checked %s, %d turns free", got, s.checks.free)
+		}
 	})
 }
 

@@ -31,9 +31,14 @@ type Config struct {
 
 	// Authenticate finds out who signs in. It takes the same time whether the user
 	// exists or not. A wrong user or password is [ErrWrongPassword]; any other error
-	// is taken for trouble of ours, which passes. So many calls run at once as Go uses
-	// processors. Nil: nobody can sign in.
+	// is taken for trouble of ours, which passes. It may be costly: in the process, so
+	// many calls run at once as are half of the processors that Go uses. Nil: nobody
+	// can sign in.
 	Authenticate func(ctx context.Context, c Client, user, password string) (*Identity, error)
+	// Recognize is asked before, without waiting, and costs next to nothing. It finds
+	// who signs in if it can, by a password that was right before; else it returns nil.
+	// If it is nil, all are checked by Authenticate.
+	Recognize func(c Client, user, password string) *Identity
 	// Network finds the identity of clients that need not sign in; nil for those that
 	// have to. It is asked at the beginning of each message. If it is nil, all have to.
 	Network func(Client) *Identity
@@ -91,7 +96,8 @@ type Identity struct {
 // Limits bound what clients can cost. Zero fields have the values in brackets.
 type Limits struct {
 	// Connections is how many may be open at once (100). Where there are as many, one
-	// that has not signed in makes room for another address.
+	// that has not signed in makes room for another address: first of those from which
+	// came wrong passwords lately, or connections that led to nothing.
 	Connections int
 	// PerAddress is how many one address may have (10). Where it has as many, one that
 	// has not signed in makes room. Of IPv6 the first 64 bits count.
@@ -118,7 +124,7 @@ type Limits struct {
 	WrongPasswords int
 	// WrongPerAddress is how many an address may try (20) before it is turned away
 	// for the time of Ban (10 min). They are forgotten after that time, or when
-	// somebody signs in from there.
+	// somebody signs in from there, as is that connections led to nothing.
 	WrongPerAddress int
 	Ban             time.Duration
 	// LongestDelay bounds the wait for the answer to a wrong password (10 s). It

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// ledger counts wrong passwords by address and by user. It keeps nothing of either
-// but a digest, and not more than so many. It remembers regulars, too.
+// ledger counts wrong passwords by address and by user, and remembers from which
+// addresses came somebody who signed in, or nothing of use. It keeps nothing of either
+// but a digest, and not more than so many.
 type ledger struct {
 	seed maphash.Seed
 
@@ -23,7 +24,17 @@ type tally struct {
 	n       int
 	forget  time.Time // n does not count any more
 	blocked time.Time // the address is turned away until then
+	suspect time.Time // the address is suspect until then
 }
+
+// standing is what is known of an address. The lower, the better.
+type standing int
+
+const (
+	regular standing = iota // somebody has signed in from there
+	stranger
+	suspect // wrong passwords came from there lately, or connections that led to nothing
+)
 
 const (
 	mostTallies  = 20_000
@@ -93,7 +104,7 @@ func (l *ledger) tidyLocked(now time.Time) {
 		return
 	}
 	for key, t := range l.counts {
-		if !now.Before(t.forget) && !now.Before(t.blocked) {
+		if !now.Before(t.forget) && !now.Before(t.blocked) && !now.Before(t.suspect) {
 			delete(l.counts, key)
 		}
 	}
@@ -123,12 +134,31 @@ func (l *ledger) right(a netip.Addr, user string) {
 	}
 }
 
-// regular reports whether somebody has signed in from an address.
-func (l *ledger) regular(a netip.Addr) bool {
+// fruitless enters that a connection of an address led to nothing.
+func (l *ledger) fruitless(a netip.Addr, now time.Time, limits Limits) {
+	if !a.IsValid() {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, ok := l.regulars[l.addr(a)]
-	return ok
+	l.tidyLocked(now)
+	t := l.counts[l.addr(a)]
+	t.suspect = now.Add(limits.Ban)
+	l.counts[l.addr(a)] = t
+}
+
+// standing returns what is known of an address.
+func (l *ledger) standing(a netip.Addr, now time.Time) standing {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := l.addr(a)
+	if _, ok := l.regulars[key]; ok {
+		return regular
+	}
+	if t := l.counts[key]; now.Before(t.forget) || now.Before(t.suspect) {
+		return suspect
+	}
+	return stranger
 }
 
 // banned returns for how long an address is turned away yet.

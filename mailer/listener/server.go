@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +15,8 @@ import (
 // configuration. It outlives configurations. Its methods may be called concurrently.
 type Server struct {
 	config atomic.Pointer[Config]
-	wrong  *ledger
-	checks chan struct{} // one for each password that is being checked
+	ledger *ledger
+	checks *turns
 
 	mu        sync.Mutex
 	closed    bool
@@ -33,7 +32,7 @@ type Server struct {
 // New returns a server whose sessions begin with c.
 func New(c *Config) *Server {
 	s := &Server{
-		wrong: newLedger(), checks: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		ledger: newLedger(), checks: checks,
 		listeners: map[*net.Listener]struct{}{}, sessions: map[*session]struct{}{}, room: map[*session]struct{}{}, from: map[netip.Addr]int{},
 		empty: make(chan struct{}),
 	}

@@ -33,10 +33,9 @@ type session struct {
 	who    *Identity // who it was last, by network or as a user
 	// known is set once it is known who it is. It does not have to make room then.
 	known atomic.Bool
-	// checking is set while a password is being checked, and regular where somebody
-	// has signed in from that address before.
+	// checking is set while a password is being checked.
 	checking atomic.Bool
-	regular  bool
+	standing standing // of its address, when it came
 
 	pending    []byte // for go-smtp to read
 	swallow    bool   // the next reply is to a command that the client did not say

@@ -8,7 +8,7 @@ import (
 // handshake begins TLS.
 func (t *session) handshake() bool {
 	t.by = time.Now().Add(min(t.idle, t.config.Limits.SignIn))
-	if t.arm() != nil || t.raw.SetWriteDeadline(t.by) != nil {
+	if t.arm() != nil || t.armWrite(t.by) != nil {
 		return false
 	}
 	conn := tls.Server(t.raw, t.config.TLS)

@@ -12,6 +12,9 @@ const (
 	maxLine   = 16 << 10 // octets of a command line: with AUTH, they are long
 	maxOut    = 4 << 10  // octets of replies that wait for more of them
 	graceRate = 30 * time.Second
+	// lastWords is how long a client may take to read the rest, once the session has
+	// to end.
+	lastWords = 5 * time.Second
 )
 
 var (
@@ -131,7 +134,18 @@ func (w *wire) arm() error {
 	return w.raw.SetReadDeadline(w.by)
 }
 
-// interrupt has the session end at its next command: at once if it waits for one.
+// armWrite sets the deadline of the next write.
+func (w *wire) armWrite(by time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if last := time.Now().Add(lastWords); w.stopped != "" && last.Before(by) {
+		by = last
+	}
+	return w.raw.SetWriteDeadline(by)
+}
+
+// interrupt has the session end at its next command: at once if it waits for one. A
+// client that does not read its replies does not hold that up.
 func (w *wire) interrupt(why string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -140,6 +154,7 @@ func (w *wire) interrupt(why string) {
 	}
 	w.stopped = why
 	close(w.stop)
+	_ = w.raw.SetWriteDeadline(time.Now().Add(lastWords))
 	if w.content == nil {
 		_ = w.raw.SetReadDeadline(time.Unix(1, 0))
 	}
@@ -217,7 +232,7 @@ func (w *wire) flush() error {
 	if len(w.out) == 0 {
 		return nil
 	}
-	if err := w.raw.SetWriteDeadline(time.Now().Add(w.idle)); err != nil {
+	if err := w.armWrite(time.Now().Add(w.idle)); err != nil {
 		return err
 	}
 	_, err := w.conn.Write(w.out)
