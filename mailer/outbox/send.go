@@ -18,6 +18,11 @@ const (
 	// askEvery is how often the engine is asked about a message that another process
 	// may send.
 	askEvery = time.Second
+	// recordWait is how long the record of an outcome may take after its sender has been
+	// told. Engines let it wait for a commit that somebody waits for.
+	recordWait = 500 * time.Millisecond
+	// recordEvery is how often it is looked for.
+	recordEvery = 5 * time.Millisecond
 )
 
 // Send accepts a message and waits for what becomes of it: until ctx ends, as long as
@@ -50,7 +55,11 @@ func (o *Outbox) Send(ctx context.Context, sub mailer.Submission) (mailer.Receip
 			why = busy()
 		}
 	}
-	if err := o.accept(ctx, m, sub.Content); err != nil {
+	err := o.accept(ctx, m, sub.Content)
+	if !sub.Options.Async && o.recordComes(ctx, err) {
+		err = o.accept(ctx, m, sub.Content)
+	}
+	if err != nil {
 		if w != nil {
 			o.waiters.remove(m.ID)
 		}
@@ -172,6 +181,36 @@ func (o *Outbox) ask(ctx context.Context, m *Message, w *waiter) (answer, bool) 
 	return answer{r, e}, true
 }
 
+// recordComes reports whether a message was not accepted only since the outcome of
+// the one before, with the same idempotency key, was told and not yet recorded; by now it
+// is. It would seem to be under way to a client that repeats its request at once.
+func (o *Outbox) recordComes(ctx context.Context, err error) bool {
+	d, ok := errors.AsType[*DuplicateError](err)
+	if !ok || !d.Prior.inFirstTry() || o.waiters.has(d.Prior.ID) {
+		return false
+	}
+	end := time.NewTimer(recordWait)
+	defer end.Stop()
+	look := time.NewTicker(recordEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+		case <-end.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+		if now, err := o.engine.Get(ctx, d.Prior.ID); err != nil || !now.inFirstTry() {
+			return true
+		}
+	}
+}
+
+// inFirstTry reports whether a message is tried for the first time, as far as is
+// recorded.
+func (m *Message) inFirstTry() bool { return m.State == StateSending && m.Attempts == 0 }
+
 // notAccepted answers the sender of a message that the engine did not store.
 func (o *Outbox) notAccepted(m *Message, async bool, err error) (mailer.Receipt, *mailer.Error) {
 	if d, ok := errors.AsType[*DuplicateError](err); ok {
@@ -215,7 +254,7 @@ func replay(prior, m *Message, async bool) (mailer.Receipt, *mailer.Error) {
 	switch {
 	case !bytes.Equal(prior.Fingerprint, m.Fingerprint):
 		return refuse(CodeOtherRequest, "another message was sent with this idempotency key; use a new key")
-	case prior.State == StateSending && prior.Attempts == 0 && !async:
+	case prior.inFirstTry() && !async:
 		return refuse(CodeConcurrent, "the message with this idempotency key is being sent at this moment; ask again in a second")
 	}
 	r, e := prior.receipt()

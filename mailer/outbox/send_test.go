@@ -199,6 +199,60 @@ func TestIdempotency(t *testing.T) {
 	}
 }
 
+// late is an engine that records outcomes a moment after they are told.
+type late struct{ *outboxtest.Memory }
+
+func (l late) Run(ctx context.Context, h outbox.Handler) error {
+	return l.Memory.Run(ctx, lateHandler{h})
+}
+
+type lateHandler struct{ outbox.Handler }
+
+func (h lateHandler) Deliver(ctx context.Context, m *outbox.Message, c mailer.Content) outbox.Outcome {
+	defer time.Sleep(10 * time.Millisecond)
+	return h.Handler.Deliver(ctx, m, c)
+}
+
+// TestRepeatedAtOnce: whoever has an answer and repeats the request gets it again,
+// however soon.
+func TestRepeatedAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		reply *mailer.Error
+		tries int
+	}{
+		{"sent", nil, 1},
+		{"refused", refusal(mailer.StageFinal, mailer.KindRejected, 554), 2}, // a failed message frees its key
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := open(t, func(_ int, s mailer.Submission) (mailer.Receipt, error) {
+					if tt.reply != nil {
+						return mailer.Receipt{}, tt.reply
+					}
+					return taken(s)
+				}, func(o *office) { o.Outbox = outbox.New(late{o.engine}, o.settings) })
+				for i := range 2 {
+					s := submission("lab")
+					s.Options.IdempotencyKey = "k"
+					r, err := o.Send(t.Context(), s)
+					switch e, _ := errors.AsType[*mailer.Error](err); {
+					case tt.reply == nil && (err != nil || r.Status != mailer.StatusSent || r.Replayed != (i > 0)):
+						t.Errorf("request %d: %+v, %v", i, r, err)
+					case tt.reply != nil && (e == nil || e.Kind != mailer.KindRejected):
+						t.Errorf("request %d: %+v, %v", i, r, err)
+					}
+				}
+				if n := len(o.tried()); n != tt.tries {
+					t.Errorf("%d tries, want %d", n, tt.tries)
+				}
+			})
+		})
+	}
+}
+
 // TestReplayedRefusal: who repeats a request whose message will not be sent hears which
 // message that is; who must not hear of another's message does not.
 func TestReplayedRefusal(t *testing.T) {

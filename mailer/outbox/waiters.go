@@ -62,6 +62,13 @@ func (w *waiters) remove(id string) {
 	delete(w.of, id)
 }
 
+// has reports whether somebody waits for a message.
+func (w *waiters) has(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.of[id] != nil
+}
+
 // trying notes that a message is tried now.
 func (w *waiters) trying(id string) {
 	w.mu.Lock()
