@@ -109,14 +109,26 @@ type sdkError struct {
 	Limit, Remaining, Reset, RetryAfter string
 }
 
-// ids are those of a batch or of a list.
-func (r sdkResult) ids(t testing.TB) []string {
+// id is the message that the call has made.
+func (c *sdkCall) id(t testing.TB) string {
 	t.Helper()
-	var list []struct{ ID string }
-	if err := json.Unmarshal(r.Data.Data, &list); err != nil {
-		t.Fatalf("%v: %s", err, r.Data.Data)
+	if c.result.Error != nil {
+		t.Errorf("the SDK says %+v", c.result.Error)
 	}
-	var ids []string
+	return c.result.ID
+}
+
+// ids are the messages of a batch, or of a list.
+func (c *sdkCall) ids(t testing.TB) []string {
+	t.Helper()
+	if c.result.Error != nil {
+		t.Fatalf("the SDK says %+v", c.result.Error)
+	}
+	var list []struct{ ID string }
+	if err := json.Unmarshal(c.result.Data.Data, &list); err != nil {
+		t.Fatalf("%v: %s", err, c.result.Data.Data)
+	}
+	ids := make([]string, 0, len(list))
 	for _, m := range list {
 		ids = append(ids, m.ID)
 	}
@@ -189,7 +201,7 @@ func TestResendSDKs(t *testing.T) {
 // baseURLs are the ways to write where the send route is, for an SDK. Those for Go cut
 // off a path without a slash at the end.
 func (s *sdk) baseURLs(stack *Stack) []string {
-	urls := []string{stack.URL, stack.URL + "/", stack.SendURL, stack.SendURL + "/", stack.URL + "/prefix/"}
+	urls := []string{stack.URL, stack.URL + "/", stack.URL + "/prefix/"}
 	if !s.inGo {
 		urls = append(urls, stack.URL+"/prefix")
 	}

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -15,9 +16,8 @@ import (
 
 // arrived is how a message that an SDK has sent is to arrive.
 type arrived struct {
-	what string
-	call *sdkCall
-	to   []string // of the envelope
+	what, id string
+	to       []string // of the envelope
 	reading
 }
 
@@ -29,8 +29,8 @@ type sdkMail struct {
 
 func (m *sdkMail) add(t testing.TB, a arrived) {
 	t.Helper()
-	if r := a.call.result; r.Error != nil || r.ID == "" {
-		t.Errorf("%s: the SDK says %+v", a.what, r.Error)
+	if a.id == "" {
+		t.Errorf("%s: there is no such message", a.what)
 		return
 	}
 	a.Subject, a.From = "hello world", []person{{"Acme, Inc.", "sender@example.com"}}
@@ -56,7 +56,7 @@ func testSDKMail(t *testing.T, s *Stack) {
 	var files []string
 	sorted := cmpopts.SortSlices(func(a, b string) bool { return a < b })
 	for _, w := range wanted.mail {
-		d := s.mailbox.find(t, w.call.result.ID)
+		d := s.mailbox.find(t, w.id)
 		if diff := gocmp.Diff(w.to, d.To, sorted); diff != "" {
 			t.Errorf("%s: envelope (-want +got):\n%s", w.what, diff)
 		}
@@ -151,16 +151,53 @@ func (s *sdk) sendAll(t *testing.T, stack *Stack, wanted *sdkMail) {
 		if c.to == nil {
 			continue
 		}
-		wanted.add(t, arrived{what: s.name + ": " + c.what, call: rest[0], to: c.to, reading: c.want})
+		wanted.add(t, arrived{what: s.name + ": " + c.what, id: rest[0].id(t), to: c.to, reading: c.want})
 		rest = rest[1:]
 	}
-	wanted.add(t, arrived{what: s.name + ": with an Idempotency-Key", call: rest[0], to: one, reading: text})
+	wanted.add(t, arrived{what: s.name + ": with an Idempotency-Key", id: rest[0].id(t), to: one, reading: text})
 	if first, second := rest[0].result.ID, rest[1].result.ID; first != second {
 		t.Errorf("the same request with the same Idempotency-Key: messages %q and %q", first, second)
 	}
 	for _, base := range s.baseURLs(stack)[1:] {
 		c := &sdkCall{Op: "send", Key: key, Email: sdkMessage(nil)}
 		s.run(t, base, []*sdkCall{c})
-		wanted.add(t, arrived{what: s.name + ": by " + base, call: c, to: one, reading: text})
+		wanted.add(t, arrived{what: s.name + ": by " + base, id: c.id(t), to: one, reading: text})
+	}
+	s.sendBatches(t, stack, wanted)
+}
+
+// sendBatches sends several messages at once: all or none, the same again, and the good
+// ones among others.
+func (s *sdk) sendBatches(t *testing.T, stack *Stack, wanted *sdkMail) {
+	pdf := append([]byte("%PDF-1.4\n"), noise(3000)...)
+	key, one := stack.keys[onPostfix], []string{"delivered@example.net"}
+	attach := sdkMessage(func(e *sdkEmail) { e.Attachments = []sdkAttachment{{Filename: "bytes.pdf", Bytes: pdf}} })
+	strict := []*sdkCall{
+		{Op: "batch", Key: key, Emails: []sdkEmail{sdkMessage(nil), attach}, Idempotency: "batch-" + s.argument},
+		{Op: "batch", Key: key, Emails: []sdkEmail{sdkMessage(nil), attach}, Idempotency: "batch-" + s.argument},
+	}
+	s.run(t, stack.URL, strict)
+	ids, again := strict[0].ids(t), strict[1].ids(t)
+	if len(ids) != 2 || !slices.Equal(ids, again) {
+		t.Fatalf("a batch of two has messages %q, and repeated %q", ids, again)
+	}
+	wanted.add(t, arrived{what: s.name + ": first of a batch", id: ids[0], to: one, reading: reading{Text: "It works!"}})
+	wanted.add(t, arrived{what: s.name + ": second of a batch", id: ids[1], to: one, reading: reading{
+		Text: "It works!", Attachments: []attachment{attached("bytes.pdf", "application/pdf", "", pdf)},
+	}})
+	if !s.permissive {
+		return
+	}
+	bad := sdkMessage(func(e *sdkEmail) { e.To = []string{"nobody"} })
+	c := &sdkCall{Op: "batch", Key: key, Emails: []sdkEmail{sdkMessage(nil), bad, sdkMessage(nil)}, Permissive: true}
+	s.run(t, stack.URL, []*sdkCall{c})
+	if ids = c.ids(t); len(ids) != 2 {
+		t.Fatalf("a permissive batch has messages %q", ids)
+	}
+	for _, id := range ids {
+		wanted.add(t, arrived{what: s.name + ": of a permissive batch", id: id, to: one, reading: reading{Text: "It works!"}})
+	}
+	if e := c.result.Data.Errors; len(e) != 1 || e[0].Index != 1 || !strings.Contains(e[0].Message, "`to`") {
+		t.Errorf("a permissive batch has errors %+v", e)
 	}
 }

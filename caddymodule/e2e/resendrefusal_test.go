@@ -100,6 +100,7 @@ func testSDKRefusals(t *testing.T, s *Stack, silent *silentServer) {
 			{"a header with a line break", send(func(e *sdkEmail) { e.Headers = map[string]string{"X-A": "b\r\nBcc: c@example.net"} }), 422, "validation_error", "X-A"},
 			{"an attachment without content", send(func(e *sdkEmail) { e.Attachments = []sdkAttachment{{Filename: "a.txt"}} }), 422, "invalid_attachment", "`content`"},
 			{"a time in the past", send(func(e *sdkEmail) { e.ScheduledAt = "2020-01-01T00:00:00Z" }), 422, "validation_error", "`scheduled_at`"},
+			{"one bad message of a batch", sdkCall{Op: "batch", Key: key, Emails: []sdkEmail{sdkMessage(nil), sdkMessage(func(e *sdkEmail) { e.To = []string{"nobody"} })}}, 422, "validation_error", "index 1"},
 			{"a message that the mail server refuses", send(func(e *sdkEmail) { e.Headers = map[string]string{"X-Refuse": "me"} }), 422, "validation_error", "Not this"},
 		}
 	})
