@@ -70,6 +70,9 @@ var settingsRoutes = routes[*adminCall]{
 	{http.MethodGet, "/tenants", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
 		return http.StatusOK, map[string]any{"tenants": a.tenants(r.Context())}, nil
 	}}},
+	{http.MethodGet, "/keys", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
+		return http.StatusOK, map[string]any{"keys": a.keys()}, nil
+	}}},
 	{http.MethodGet, "/accounts", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
 		return http.StatusOK, map[string]any{"accounts": a.accounts(r.Context())}, nil
 	}}},

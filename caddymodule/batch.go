@@ -95,6 +95,9 @@ func (h *Handler) postBatch(w http.ResponseWriter, r *http.Request, c caller) er
 	if err := b.makeIdempotent(); err != nil {
 		return err
 	}
+	if err := c.spend(w.Header(), b.good()); err != nil {
+		return err
+	}
 	b.send()
 	return b.answer(w)
 }
@@ -160,6 +163,17 @@ func (b *batch) read(body []byte) error {
 	return nil
 }
 
+// good is how many messages are to be sent.
+func (b *batch) good() int {
+	n := 0
+	for _, i := range b.items {
+		if i.problem == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // inBatch tells of a problem which message of a batch it is about.
 func inBatch(index int, p *problem) *problem {
 	q := *p
@@ -187,7 +201,7 @@ func (b *batch) makeIdempotent() error {
 	for _, i := range b.items {
 		one := []byte{}
 		if i.problem == nil {
-			if one, err = i.request.fingerprint(b.c.key.tenant); err != nil {
+			if one, err = i.request.fingerprint(i.submission.Tenant); err != nil {
 				return err
 			}
 		}

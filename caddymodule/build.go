@@ -34,6 +34,12 @@ type snapshot struct {
 	users map[tokens.Account][]*tenant
 	// keys are the API keys by their SHA-256.
 	keys map[[sha256.Size]byte]*apiKey
+	// logins are those of users whom Caddy authenticates, by their names, and anyone
+	// is that of requests without a key; nil for none.
+	logins map[string]*apiKey
+	anyone *apiKey
+	// domains are the tenants that send for a domain in lower case.
+	domains map[string]*tenant
 	// callbacks are the providers by the path of their redirect URI.
 	callbacks map[string]*provider
 	// smtp are the SMTP entrances.
@@ -50,12 +56,6 @@ type provider struct {
 	transport transportSettings
 	// client is set by attach.
 	client *tokens.Client
-}
-
-// apiKey is a key of the send route.
-type apiKey struct {
-	name   string
-	tenant string
 }
 
 // namePattern is what providers, tenants and keys may be called: their names
@@ -75,6 +75,8 @@ func build(s settings) (*snapshot, error) {
 			providers: make(map[string]*provider),
 			tenants:   make(map[string]*tenant),
 			keys:      make(map[[sha256.Size]byte]*apiKey),
+			logins:    make(map[string]*apiKey),
+			domains:   make(map[string]*tenant),
 			callbacks: make(map[string]*provider),
 		},
 	}
@@ -92,6 +94,7 @@ func build(s settings) (*snapshot, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.snapshot.tenants)) {
 		b.failover(b.snapshot.tenants[name])
+		b.tenantDomains(b.snapshot.tenants[name], s.tenants[name].Domains)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.keys)) {
 		b.key(name, s.keys[name])
@@ -152,32 +155,6 @@ func (b *builder) redirectBase(raw string) {
 	}
 	u.Host = strings.Replace(u.Host, u.Hostname(), host, 1)
 	b.snapshot.redirectBase = u
-}
-
-func (b *builder) key(name string, s keySettings) {
-	at := "key " + name
-	key := strings.TrimRight(s.Key.Key, "\r\n") // as files end
-	switch {
-	case !namePattern.MatchString(name):
-		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
-		return
-	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }):
-		b.errorf("%s: has characters that no header can carry; use letters, digits and signs", at)
-		return
-	case len(key) < minKeyLength:
-		b.errorf("%s: must have at least %d characters, such as `openssl rand -base64 32` prints", at, minKeyLength)
-		return
-	}
-	if _, known := b.settings.tenants[s.Tenant]; !known {
-		b.errorf("%s: there is no tenant %q", at, s.Tenant)
-		return
-	}
-	hash := sha256.Sum256([]byte(key))
-	if other, taken := b.snapshot.keys[hash]; taken {
-		b.errorf("%s: is the same as key %s", at, other.name)
-		return
-	}
-	b.snapshot.keys[hash] = &apiKey{name: name, tenant: s.Tenant}
 }
 
 func isLoopback(host string) bool {

@@ -35,7 +35,9 @@ type tenant struct {
 	from        mailer.Address
 	senders     mailer.Senders
 	senderRules []string
-	limits      limits
+	// recipients are those that messages may go to; nil: any.
+	recipients *mailer.Senders
+	limits     limits
 	// failover names the tenant that sends while this one cannot; empty for none.
 	failover string
 	deliver  mailer.Delivery
@@ -65,6 +67,7 @@ func (b *builder) tenant(name string, s tenantSettings) {
 	}
 	b.tenantLimits(at, s, t, p)
 	b.tenantSenders(at, s, t)
+	t.recipients = b.addresses(at+", allowed_recipients", s.AllowedRecipients)
 	b.tenantRecipients(at, s, t)
 	b.tenantOutbox(at, s, t)
 	b.sharedMailbox(at, t)
@@ -221,6 +224,35 @@ func (b *builder) tenantSenders(at string, s tenantSettings, t *tenant) {
 		b.errorf("%s, from: %s is not among the tenant's senders", at, t.from.Mailbox())
 	}
 	t.senders, t.senderRules = senders, rules
+}
+
+// addresses reads patterns of addresses; nil for none.
+func (b *builder) addresses(at string, rules []string) *mailer.Senders {
+	if len(rules) == 0 {
+		return nil
+	}
+	s, err := mailer.ParseSenders(rules...)
+	if err != nil {
+		b.errorf("%s: %w", at, reason(err))
+	}
+	return &s
+}
+
+// tenantDomains checks the domains whose senders go by a tenant.
+func (b *builder) tenantDomains(t *tenant, domains []string) {
+	for _, name := range domains {
+		at := "tenant " + t.name + ", domains"
+		domain, err := asciiHost(name)
+		if err != nil || domain == "" || strings.ContainsAny(domain, "*@:/ ") {
+			b.errorf("%s: %q is no domain", at, name)
+			continue
+		}
+		if other := b.snapshot.domains[domain]; other != nil {
+			b.errorf("%s: %s is that of tenant %s, too", at, domain, other.name)
+			continue
+		}
+		b.snapshot.domains[domain] = t
+	}
 }
 
 // reason is what an error of the mailer says, without where in a message it was.

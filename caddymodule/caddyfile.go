@@ -81,6 +81,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			user        <address>
 //			from        [<display name>] <address>
 //			senders     <address>|*@<domain>|* ...
+//			allowed_recipients <address>|*@<domain>|* ...
+//			domains     <domain>...
 //			connections <number>
 //			rate        <messages> <window>
 //			recipients_per_day <number>
@@ -99,6 +101,18 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			brake       <number>|off
 //		}
 //		key <name> <key> <tenant>
+//		key <name> [<key> [<tenant>]] {
+//			user               <name>
+//			unauthenticated
+//			tenant             <tenant>
+//			tenants            <tenant>...|*
+//			scopes             send|read...
+//			senders            <address>|*@<domain>|* ...
+//			allowed_recipients <address>|*@<domain>|* ...
+//			rate               <messages> <window>
+//			networks           <network>...
+//			expires            <yyyy-mm-dd>|<RFC 3339 time>
+//		}
 //		smtp <address>... {
 //			hostname       <name>
 //			tls            [starttls|implicit|off] [automatic|internal]
@@ -221,6 +235,8 @@ func parseTenant(d *caddyfile.Dispenser, t *Tenant) error {
 		"max_age":            single(duration(&t.MaxAge)),
 		"max_idle":           single(duration(&t.MaxIdle)),
 		"max_messages":       single(number(&t.MaxMessages)),
+		"allowed_recipients": single(list(&t.AllowedRecipients)),
+		"domains":            single(list(&t.Domains)),
 		"warm":               single(toggle(&t.Warm)),
 		"recipients":         single(choice(&t.Recipients, recipientRules...)),
 		"failover":           single(text(&t.Failover)),
@@ -306,20 +322,5 @@ func (t *Tenant) parseFrom(d *caddyfile.Dispenser) error {
 	default:
 		return d.ArgErr()
 	}
-	return nil
-}
-
-func (a *App) parseKey(d *caddyfile.Dispenser) error {
-	var name, key, tenant string
-	if !d.Args(&name, &key, &tenant) || d.NextArg() {
-		return d.Err("wrong arguments: want key <name> <key> <tenant>")
-	}
-	if _, taken := a.Keys[name]; taken {
-		return d.Errf("duplicate key '%s'", name)
-	}
-	if a.Keys == nil {
-		a.Keys = make(map[string]*Key)
-	}
-	a.Keys[name] = &Key{Key: key, Tenant: tenant}
 	return nil
 }

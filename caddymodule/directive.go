@@ -13,6 +13,7 @@ import (
 //
 //	oauth_mail [<matcher>] send|callback|admin {
 //		user <placeholder>
+//		tenant <name or placeholder>
 //		role viewer|operator|admin <user>...
 //		allow_unauthenticated
 //	}
@@ -34,7 +35,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("unrecognized endpoint %s: must be one of %s", h.Endpoint, strings.Join(endpoints, ", "))
 	}
 	w := words{}
-	if h.Endpoint == endpointAdmin {
+	switch h.Endpoint {
+	case endpointSend:
+		w = words{
+			"user":                  single(text(&h.User)),
+			"tenant":                single(text(&h.Tenant)),
+			"allow_unauthenticated": single(toggle(&h.AllowUnauthenticated)),
+		}
+	case endpointAdmin:
 		w = words{
 			"user":                  single(text(&h.User)),
 			"role":                  many(h.parseRole),

@@ -19,6 +19,8 @@ type emailRequest struct {
 	// schedule is how the request says that.
 	schedule string
 	warnings []string
+	// tenant is the one that the answer names; empty for none.
+	tenant string
 }
 
 // Limits of a request, beside that of its size.

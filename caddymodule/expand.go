@@ -144,10 +144,7 @@ func (a *App) expand() (settings, error) {
 		if !e.present("key "+name, k != nil) {
 			continue
 		}
-		key := *k
-		e.secret("key", &key.Key)
-		e.text("tenant", &key.Tenant)
-		s.keys[name] = keySettings{Key: key, origin: originFile}
+		s.keys[name] = e.key(*k)
 	}
 	for _, v := range a.SMTP {
 		if e.present("smtp", v != nil) {
@@ -217,6 +214,8 @@ func (e *expander) tenant(t Tenant) tenantSettings {
 	e.text("user", &t.User)
 	e.text("from", &t.From)
 	t.Senders = e.list("senders", t.Senders)
+	t.AllowedRecipients = e.list("allowed_recipients", t.AllowedRecipients)
+	t.Domains = e.list("domains", t.Domains)
 	e.text("recipients", &t.Recipients)
 	e.text("failover", &t.Failover)
 	e.text("on_unknown", &t.OnUnknown)
@@ -225,4 +224,21 @@ func (e *expander) tenant(t Tenant) tenantSettings {
 	s := tenantSettings{origin: originFile, authorities: e.file("ca_file", &t.CAFile)}
 	s.Tenant = t
 	return s
+}
+
+func (e *expander) key(k Key) keySettings {
+	if isKeyHash(k.Key) {
+		e.text("key", &k.Key)
+	} else {
+		e.secret("key", &k.Key)
+	}
+	e.text("user", &k.User)
+	e.text("tenant", &k.Tenant)
+	k.Tenants = e.list("tenants", k.Tenants)
+	k.Scopes = e.list("scopes", k.Scopes)
+	k.Senders = e.list("senders", k.Senders)
+	k.AllowedRecipients = e.list("allowed_recipients", k.AllowedRecipients)
+	k.Networks = e.list("networks", k.Networks)
+	e.text("expires", &k.Expires)
+	return keySettings{Key: k, origin: originFile}
 }

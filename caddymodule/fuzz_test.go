@@ -39,7 +39,12 @@ func FuzzParseEmail(f *testing.F) {
 		if n := len(r.message.To) + len(r.message.Cc) + len(r.message.Bcc); n < 1 || n > maxRecipients || len(r.warnings) > maxWarnings+1 {
 			t.Fatalf("%d recipients, %d warnings", n, len(r.warnings))
 		}
-		s, err := newSubmission(r.message, caller{key: &apiKey{tenant: "t"}, tenant: &tenant{from: from}})
+		c, err := caller{key: new(apiKey), tenant: &tenant{from: from}}.permit(r.message)
+		if err != nil {
+			checkProblem(t, err)
+			return
+		}
+		s, err := newSubmission(r.message, c)
 		if err != nil {
 			checkProblem(t, err)
 			return

@@ -39,9 +39,15 @@ type Handler struct {
 	// `/tenants`).
 	Endpoint string `json:"endpoint,omitempty"`
 
-	// Who is calling, for `admin`. A call without a user is refused. Default:
-	// `{http.auth.user.id}`, which authentication handlers of Caddy set.
+	// Who is calling: one placeholder, such as `{http.auth.user.id}`, which
+	// authentication handlers of Caddy set, and which is the default for `admin`. There
+	// a call without a user is refused. For `send`, the keys with `user` say who may
+	// send without a key; default: nobody.
 	User string `json:"user,omitempty"`
+
+	// The tenant that requests to this site name, for `send`, such as
+	// `{http.request.host.labels.2}`. Their keys must allow it.
+	Tenant string `json:"tenant,omitempty"`
 
 	// What users may do, for `admin`: `viewer` sees, `operator` signs in and
 	// out as well, `admin` does everything. The user `*` stands for all others.
@@ -49,8 +55,9 @@ type Handler struct {
 	// do nothing.
 	Roles map[string]string `json:"roles,omitempty"`
 
-	// Serve `admin` to callers without a user. Everybody who reaches the route
-	// is an administrator then.
+	// Serve callers without a user or key. For `admin` everybody who reaches the route
+	// is an administrator then; for `send` he sends by the key with
+	// `unauthenticated`.
 	AllowUnauthenticated bool `json:"allow_unauthenticated,omitempty"`
 
 	app    *App
@@ -83,7 +90,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if len(h.app.Keys) == 0 {
 			return errors.New("oauth_mail send: no key is configured, so nobody could use it; add `key <name> <key> <tenant>` to the global option oauth_mail")
 		}
-		h.serve = h.serveSend
+		if err := h.provisionSend(); err != nil {
+			return err
+		}
 	case endpointCallback:
 		if h.app.registry.load().redirectBase == nil {
 			return errors.New("oauth_mail callback: set redirect_base in the global option oauth_mail, or leave this line out where no provider has people sign in")
@@ -93,9 +102,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		if h.User == "" {
 			h.User = "{http.auth.user.id}"
 		}
-		if !onePlaceholder.MatchString(h.User) {
-			// Any text around it would make a user out of nobody.
-			return fmt.Errorf("oauth_mail admin: user %q must be one placeholder and nothing else, such as {http.auth.user.id}", h.User)
+		if err := h.checkUser(); err != nil {
+			return err
 		}
 		if h.AllowUnauthenticated && len(h.Roles) > 0 {
 			return errors.New("oauth_mail admin: role and allow_unauthenticated contradict each other: whoever does not sign in would be an administrator")
@@ -111,6 +119,15 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.serve = h.serveAdmin
 	default:
 		return fmt.Errorf("oauth_mail: unknown endpoint %q", h.Endpoint)
+	}
+	return nil
+}
+
+// checkUser reports a user that is not one placeholder: any text around it would make
+// a user out of nobody.
+func (h *Handler) checkUser() error {
+	if !onePlaceholder.MatchString(h.User) {
+		return fmt.Errorf("oauth_mail %s: user %q must be one placeholder and nothing else, such as {http.auth.user.id}", h.Endpoint, h.User)
 	}
 	return nil
 }

@@ -114,21 +114,20 @@ func (l *lines) prepare(i *item, line []byte) (err error) {
 	if i.request, err = parseEmail(line, true); err != nil {
 		return err
 	}
-	var print []byte
-	if l.key != "" {
-		if print, err = i.request.fingerprint(l.c.key.tenant); err != nil {
-			return err
-		}
-	}
 	if i.submission, err = l.h.prepare(l.r, l.c, i.request); err != nil {
 		return err
 	}
 	i.submission.Options.Async = true
 	if l.key != "" {
-		i.submission.Options.Fingerprint = print
+		if i.submission.Options.Fingerprint, err = i.request.fingerprint(i.submission.Tenant); err != nil {
+			return err
+		}
 		i.submission.Options.IdempotencyKey = "POST /emails/batch line " + strconv.Itoa(i.index) + " " + l.key
 	}
-	return l.h.app.mailer.Check(i.submission)
+	if err := l.h.app.mailer.Check(i.submission); err != nil {
+		return err
+	}
+	return l.c.spend(nil, 1)
 }
 
 var errLongLine = errors.New("line too long")

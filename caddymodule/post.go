@@ -45,20 +45,20 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	if !outbox && r.Header.Get("Idempotency-Key") != "" {
 		request.warn(noIdempotency)
 	}
-	var options mailer.Options
-	prefer := readPreferences(r.Header)
-	if outbox {
-		options.Async, options.Wait = prefer.async(), prefer.patience()
-		if err := makeIdempotent(&options, r.Header, c.key.tenant, request); err != nil {
-			return err
-		}
-	}
 	s, err := h.prepare(r, c, request)
 	if err != nil {
 		return err
 	}
-	options.At = request.at
-	s.Options = options
+	prefer := readPreferences(r.Header)
+	if outbox {
+		s.Options.Async, s.Options.Wait = prefer.async(), prefer.patience()
+		if err := makeIdempotent(&s.Options, r.Header, s.Tenant, request); err != nil {
+			return err
+		}
+	}
+	if err := c.spend(w.Header(), 1); err != nil {
+		return err
+	}
 	room.untilAccepted(s.ID)
 	return h.sendOne(w, r, request, s, prefer)
 }
@@ -115,6 +115,11 @@ func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, *share, 
 
 // prepare makes what is to be sent of a request for one message.
 func (h *Handler) prepare(r *http.Request, c caller, request *emailRequest) (mailer.Submission, error) {
+	c, err := c.permit(request.message)
+	if err != nil {
+		return mailer.Submission{}, err
+	}
+	request.tenant = c.named()
 	s, err := newSubmission(request.message, c)
 	if err != nil {
 		return s, err
@@ -156,12 +161,6 @@ func mediaType(h http.Header) string {
 
 // newSubmission accepts a message: it gets its id and its date.
 func newSubmission(m *mailer.Message, c caller) (mailer.Submission, error) {
-	if m.From.IsZero() {
-		m.From = c.tenant.from
-	}
-	if m.From.IsZero() {
-		return mailer.Submission{}, missing("from")
-	}
 	id := mailer.NewID()
 	m.Date = time.Now().UTC()
 	if !m.HasHeader("Message-ID") {
@@ -174,7 +173,7 @@ func newSubmission(m *mailer.Message, c caller) (mailer.Submission, error) {
 	return mailer.Submission{
 		ID:        id,
 		MessageID: m.MessageID,
-		Tenant:    c.key.tenant,
+		Tenant:    c.tenant.name,
 		Caller:    mailer.Caller{Kind: "key", Name: c.key.name},
 		From:      m.From,
 		Envelope:  m.Envelope(),

@@ -77,6 +77,7 @@ URL {
 	handle_path /closed/* {
 		oauth_mail admin
 	}
+SITE
 	respond 404
 }
 `
@@ -85,9 +86,15 @@ URL {
 // until it answers.
 func startCaddy(t *testing.T, app string) *caddyProcess {
 	t.Helper()
+	return startCaddyWith(t, app, "")
+}
+
+// startCaddyWith does so with more lines in the site.
+func startCaddyWith(t *testing.T, app, site string) *caddyProcess {
+	t.Helper()
 	dir := t.TempDir()
 	url, admin := "http://"+freeAddress(t), freeAddress(t)
-	config := strings.NewReplacer("DIR", dir, "APP", app, "URL", url, "ADMIN", admin).Replace(siteConfig)
+	config := strings.NewReplacer("DIR", dir, "APP", app, "SITE", site, "URL", url, "ADMIN", admin).Replace(siteConfig)
 	p := &caddyProcess{t: t, URL: url, admin: admin, dir: dir, config: filepath.Join(dir, "Caddyfile"), output: newLogFile(t)}
 	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)

@@ -38,6 +38,13 @@ func (a *App) attach(s *snapshot) error {
 			return fmt.Errorf("tenant %s: %w", name, err)
 		}
 	}
+	for _, k := range s.allKeys() {
+		use, err := a.holdings.keyUse(k)
+		if err != nil {
+			return fmt.Errorf("key %s: %w", k.name, err)
+		}
+		k.use = use
+	}
 	return nil
 }
 
@@ -83,6 +90,7 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 		Name:          t.name,
 		Server:        server,
 		Senders:       t.senders,
+		Recipients:    t.recipients,
 		Pool:          pool,
 		Auth:          t.authenticator(),
 		Limits:        limiter,

@@ -24,6 +24,7 @@ const (
 	nameInvalidRequest        = "invalid_idempotent_request"
 	nameMissingKey            = "missing_api_key"
 	nameInvalidKey            = "invalid_api_key"
+	nameRestrictedKey         = "restricted_api_key"
 	nameNotFound              = "not_found"
 	nameMethodNotAllowed      = "method_not_allowed"
 	nameRateLimit             = "rate_limit_exceeded"
@@ -139,6 +140,9 @@ func mailProblem(e *mailer.Error) *problem {
 	}
 	switch e.Kind {
 	case mailer.KindInvalid:
+		if e.Code == "recipient_not_allowed" {
+			p.status = http.StatusForbidden
+		}
 		invalidProblem(p, e)
 	case mailer.KindSender:
 		p.status, p.code = http.StatusForbidden, "sender_not_allowed"

@@ -1,25 +1,47 @@
 package caddymodule
 
 import (
-	"crypto/sha256"
+	"errors"
 	"net/http"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
+// sendCall is a call of the send route, and the scope that it wants.
+type sendCall struct {
+	scope string
+	serve func(*Handler, http.ResponseWriter, *http.Request, caller) error
+}
+
 // sendRoutes are the calls of the send route.
-var sendRoutes = routes[func(*Handler, http.ResponseWriter, *http.Request, caller) error]{
-	{http.MethodPost, "/emails", (*Handler).postEmail},
-	{http.MethodPost, "/emails/batch", (*Handler).postBatch},
+var sendRoutes = routes[*sendCall]{
+	{http.MethodPost, "/emails", &sendCall{scopeSend, (*Handler).postEmail}},
+	{http.MethodPost, "/emails/batch", &sendCall{scopeSend, (*Handler).postBatch}},
+}
+
+// provisionSend checks who may send without a key.
+func (h *Handler) provisionSend() error {
+	anyone := h.app.registry.load().anyone != nil
+	switch {
+	case h.AllowUnauthenticated && !anyone:
+		return errors.New("oauth_mail send: allow_unauthenticated needs a key with `unauthenticated` in the global option oauth_mail, which says what such requests may do")
+	case h.AllowUnauthenticated:
+		h.logger.Error("oauth_mail send is open to everybody who reaches it (allow_unauthenticated)")
+	}
+	h.serve = h.serveSend
+	if h.User != "" {
+		return h.checkUser()
+	}
+	return nil
 }
 
 // serveSend serves the send route. Its answers have the shape that Resend's SDKs
 // read.
 func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	cleaned := cleanPath(r)
-	handle, _, allowed := sendRoutes.find(r.Method, cleaned)
-	if handle == nil && allowed == nil {
+	named, cleaned := tenantPath(cleanPath(r))
+	call, _, allowed := sendRoutes.find(r.Method, cleaned)
+	if call == nil && allowed == nil {
 		notFound := func(w http.ResponseWriter, r *http.Request) {
 			writeProblem(w, r, refuse(http.StatusNotFound, nameNotFound, "",
 				"There is no such call here. This server knows POST /emails."))
@@ -30,15 +52,20 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return passOn(w, r, next, notFound)
 	}
-	if handle == nil {
+	if call == nil {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		writeProblem(w, r, refuse(http.StatusMethodNotAllowed, nameMethodNotAllowed, "",
 			"This call wants "+strings.Join(allowed, " or ")+"."))
 		return nil
 	}
-	c, err := h.authenticate(r)
+	c, err := h.authenticate(r, named)
 	if err == nil {
-		err = handle(h, w, r, c)
+		left, _ := c.key.use.take(0, c.key.rate, c.key.window)
+		left.tell(w.Header())
+		err = c.want(call.scope)
+	}
+	if err == nil {
+		err = call.serve(h, w, r, c)
 	}
 	if err != nil {
 		p := toProblem(err)
@@ -50,31 +77,15 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 	return nil
 }
 
-// caller is who sends: a key, and the tenant that it sends with.
-type caller struct {
-	key    *apiKey
-	tenant *tenant
-}
-
-// authenticate finds the key that a request carries.
-func (h *Handler) authenticate(r *http.Request) (caller, error) {
-	secret := ""
-	if scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
-		secret = strings.TrimSpace(rest)
-	} else if _, password, ok := r.BasicAuth(); ok {
-		secret = password
+// tenantPath takes the tenant that a path names, as in /t/kyoto/emails, out of it.
+func tenantPath(cleaned string) (tenant, rest string) {
+	if under, ok := strings.CutPrefix(cleaned, "/t/"); ok {
+		name, rest, _ := strings.Cut(under, "/")
+		if rest == "emails" || strings.HasPrefix(rest, "emails/") {
+			return name, "/" + rest
+		}
 	}
-	if secret == "" {
-		return caller{}, refuse(http.StatusUnauthorized, nameMissingKey, "",
-			"Send the API key in the header: Authorization: Bearer <key>.")
-	}
-	// A lookup by hash takes the same time for keys that are nearly right.
-	s := h.app.registry.load()
-	key := s.keys[sha256.Sum256([]byte(secret))]
-	if key == nil {
-		return caller{}, h.wrongKey(r)
-	}
-	return caller{key, s.tenants[key.tenant]}, nil
+	return "", cleaned
 }
 
 // wrongKey counts a wrong key against the client's address. Right ones from

@@ -17,6 +17,8 @@ type sent struct {
 	MessageID string `json:"message_id"`
 	// Status is "sent", "queued" or "scheduled".
 	Status string `json:"status"`
+	// Tenant is the one that the message goes by, where the key may use several.
+	Tenant string `json:"tenant,omitempty"`
 	// ScheduledAt is when a scheduled message goes, and NextTryAt when one that is
 	// queued is tried next, where that is known.
 	ScheduledAt *time.Time `json:"scheduled_at,omitempty"`
@@ -39,7 +41,7 @@ type rejected struct {
 }
 
 func newSent(r mailer.Receipt, request *emailRequest, l diagnosis.Language) sent {
-	v := sent{ID: r.ID, MessageID: r.MessageID, Status: string(r.Status), Staging: r.Deliver.String()}
+	v := sent{ID: r.ID, MessageID: r.MessageID, Tenant: request.tenant, Status: string(r.Status), Staging: r.Deliver.String()}
 	for _, o := range r.Recipients {
 		// Those who were refused for now are still tried.
 		if o.Kind != mailer.KindNone && (r.Status == mailer.StatusSent || o.Kind.Outcome() == mailer.Dead) {

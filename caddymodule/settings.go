@@ -150,6 +150,13 @@ type Tenant struct {
 	// `from` and `user`.
 	Senders []string `json:"senders,omitempty"`
 
+	// The allowed recipients, as for `senders`. Default: any.
+	AllowedRecipients []string `json:"allowed_recipients,omitempty"`
+
+	// The domains whose senders go by this tenant, where a request's key may use
+	// several tenants and the request names none.
+	Domains []string `json:"domains,omitempty"`
+
 	// The most connections to the mail server at a time. Default: what the
 	// provider's preset allows a mailbox, else 2.
 	Connections int `json:"connections,omitempty"`
@@ -241,14 +248,4 @@ type Deliver struct {
 	// The address that gets all messages. Their own recipients are named in
 	// X-Original-To.
 	To string `json:"to,omitempty"`
-}
-
-// Key lets a program use the send route.
-type Key struct {
-	// The key: at least 24 characters. Better `{file.*}` or `{env.*}` than the
-	// key itself, which would show in the configuration.
-	Key string `json:"key,omitempty"`
-
-	// The tenant that messages go out with.
-	Tenant string `json:"tenant,omitempty"`
 }

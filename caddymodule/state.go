@@ -71,6 +71,7 @@ type holdings struct {
 	transports  []transportKey
 	breakers    []breakerKey
 	mailboxes   map[mailboxKey]heldMailbox
+	keys        [][sha256.Size]byte
 	outbox      *outboxState
 	smtp        []*smtpServer
 }
@@ -127,11 +128,14 @@ func (h *holdings) release() {
 	for _, k := range h.breakers {
 		_, _ = breakers.Delete(k)
 	}
+	for _, k := range h.keys {
+		_, _ = keyUses.Delete(k)
+	}
 	for k, m := range h.mailboxes {
 		m.state.withdraw(h)
 		_, _ = mailboxes.Delete(k)
 	}
-	h.connections, h.transports, h.breakers, h.mailboxes = nil, nil, nil, nil
+	h.connections, h.transports, h.breakers, h.mailboxes, h.keys = nil, nil, nil, nil, nil
 }
 
 // releaseCells gives the cells back. Until nothing is under way in them, another

@@ -156,13 +156,21 @@ func (s Submission) check(outbox bool) *Error {
 }
 
 // mayUse applies the sender rules to the address people see and to the one
-// servers see.
+// servers see, and the rules for recipients to all of them.
 func (t *Tenant) mayUse(s Submission) *Error {
 	for _, a := range []Address{s.From, s.Envelope.From} {
 		if !t.Senders.Allows(a) {
 			return &Error{
 				Stage: StageAccept, Kind: KindSender, Code: "sender_not_allowed", Field: "from",
 				Err: fmt.Errorf("tenant %q may not send as %q", t.Name, a.Mailbox()),
+			}
+		}
+	}
+	for _, a := range s.Envelope.To {
+		if t.Recipients != nil && !t.Recipients.Allows(a) {
+			return &Error{
+				Stage: StageAccept, Kind: KindInvalid, Code: "recipient_not_allowed", Field: "to",
+				Err: fmt.Errorf("mail to %q is not allowed here", a.Mailbox()),
 			}
 		}
 	}

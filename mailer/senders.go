@@ -31,17 +31,17 @@ func ParseSenders(patterns ...string) (Senders, error) {
 		if rest, ok := strings.CutPrefix(p, "*@"); ok {
 			domain, fault := parseDomain(rest)
 			if fault != "" {
-				return Senders{}, invalidf("", "bad_pattern", "sender pattern %s %s", excerpt(p), fault)
+				return Senders{}, invalidf("", "bad_pattern", "pattern %s %s", excerpt(p), fault)
 			}
 			s.domains[domain] = struct{}{}
 			continue
 		}
 		if strings.Contains(p, "*") {
-			return Senders{}, invalidf("", "bad_pattern", `sender pattern %s may have "*" only in place of all before the "@"`, excerpt(p))
+			return Senders{}, invalidf("", "bad_pattern", `pattern %s may have "*" only in place of all before the "@"`, excerpt(p))
 		}
 		local, domain, fault := parseSpec(p)
 		if fault != "" {
-			return Senders{}, invalidf("", "bad_pattern", "sender pattern %s %s", excerpt(p), fault)
+			return Senders{}, invalidf("", "bad_pattern", "pattern %s %s", excerpt(p), fault)
 		}
 		s.mailboxes[asciiLower(local)+"@"+domain] = struct{}{}
 	}

@@ -15,6 +15,8 @@ type Tenant struct {
 	Auth Authenticator
 	// Senders are the addresses allowed in From and MAIL FROM.
 	Senders Senders
+	// Recipients are those that messages may go to. Nil: any.
+	Recipients *Senders
 	// Pool keeps the connections of the mailbox. Tenants that share a mailbox
 	// may share it where Server and Auth are the same. Nil: each message gets
 	// a connection of its own.

@@ -68,6 +68,9 @@ func refusal(err error, most int64) *smtp.SMTPError {
 	if r := passedOn(e); r != nil {
 		return r
 	}
+	if e.Code == "recipient_not_allowed" {
+		return reply(550, 5, 7, 1, "A recipient is not allowed here: leave it out, or ask the operator to allow it")
+	}
 	switch e.Kind {
 	case mailer.KindInvalid:
 		text := "The message is malformed"
