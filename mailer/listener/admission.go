@@ -47,7 +47,7 @@ func (s *Server) admit(t *session) (why, words string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.closed:
+	case s.isClosed():
 		return "shutdown", "421 4.3.2 This server is being restarted; try again in a moment\r\n"
 	case addr.IsValid() && s.from[network(addr)] >= l.PerAddress && !s.makeRoomLocked(t, network(addr)):
 		return "per_address", "421 4.7.0 Too many connections from this address: close some, or try again later\r\n"
@@ -121,7 +121,7 @@ func (s *Server) leave(t *session) {
 	defer s.mu.Unlock()
 	s.leaveRoomLocked(t)
 	delete(s.sessions, t)
-	if s.closed && len(s.sessions) == 0 {
+	if s.isClosed() && len(s.sessions) == 0 {
 		close(s.empty)
 	}
 }

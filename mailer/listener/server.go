@@ -18,8 +18,9 @@ type Server struct {
 	ledger *ledger
 	checks *turns
 
+	// closed is closed by Shutdown, while it holds mu.
+	closed    chan struct{}
 	mu        sync.Mutex
-	closed    bool
 	listeners map[*net.Listener]struct{}
 	sessions  map[*session]struct{}
 	// room holds the sessions that count, which those that make room do not.
@@ -34,7 +35,7 @@ func New(c *Config) *Server {
 	s := &Server{
 		ledger: newLedger(), checks: checks,
 		listeners: map[*net.Listener]struct{}{}, sessions: map[*session]struct{}{}, room: map[*session]struct{}{}, from: map[netip.Addr]int{},
-		empty: make(chan struct{}),
+		closed: make(chan struct{}), empty: make(chan struct{}),
 	}
 	s.Use(c)
 	return s
@@ -69,17 +70,22 @@ func (s *Server) Serve(l net.Listener) error {
 			s.config.Load().Logger.Warn("accepting SMTP connections", slog.Any("error", err))
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		time.Sleep(pause)
+		select {
+		case <-time.After(pause):
+		case <-s.closed:
+			return nil
+		}
 	}
 }
 
 func (s *Server) add(l *net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
-		s.listeners[l] = struct{}{}
+	if s.isClosed() {
+		return false
 	}
-	return !s.closed
+	s.listeners[l] = struct{}{}
+	return true
 }
 
 func (s *Server) remove(l *net.Listener) {
@@ -89,9 +95,12 @@ func (s *Server) remove(l *net.Listener) {
 }
 
 func (s *Server) isClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // Shutdown closes the listeners and ends sessions: at once where a command is waited
@@ -99,8 +108,10 @@ func (s *Server) isClosed() bool {
 // ctx, by force. The error is that of ctx, if it came to that.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
-	first := !s.closed
-	s.closed = true
+	first := !s.isClosed()
+	if first {
+		close(s.closed)
+	}
 	for l := range s.listeners {
 		_ = (*l).Close()
 	}

@@ -167,6 +167,27 @@ func (l *failing) Accept() (net.Conn, error) {
 	return l.memory.Accept()
 }
 
+// TestAcceptFailsForever: a listener that is broken does not keep Serve from ending.
+func TestAcceptFailsForever(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := New((&recorder{}).config())
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(&failing{newMemory(), 1 << 20}) }()
+		time.Sleep(time.Minute + 100*time.Millisecond) // it pauses
+		begin := time.Now()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
 // TestAcceptFails: trouble with accepting passes.
 func TestAcceptFails(t *testing.T) {
 	t.Parallel()

@@ -114,7 +114,9 @@ func (r *run) settle(t *try, o outbox.Outcome) *outbox.Lane {
 			return nil
 		}
 		r.warn("recording what became of a message", err)
+		ended := r.ctx.Done()
 		if r.ctx.Err() != nil {
+			ended = nil
 			if over.IsZero() {
 				over = time.Now().Add(r.end)
 			} else if time.Now().After(over) {
@@ -124,7 +126,10 @@ func (r *run) settle(t *try, o outbox.Outcome) *outbox.Lane {
 				return nil
 			}
 		}
-		time.Sleep(wait)
+		select {
+		case <-time.After(wait):
+		case <-ended: // not much time is left
+		}
 		wait = min(2*wait, 5*time.Second)
 	}
 }
