@@ -13,9 +13,6 @@ import (
 // within 30 s.
 func TestTakeOverTime(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it takes 15 s")
-	}
 	schema := newSchema()
 	stuck := make(chan struct{})
 	tm := usualTiming()
