@@ -183,6 +183,8 @@ func (a *App) Start() error {
 		Store:   a.store,
 		Logger:  a.logger,
 		Policy:  a.registry.load().refresh,
+
+		Unauthorized: a.nameUnauthorized,
 	}
 	a.refreshed = make(chan struct{})
 	go a.guarded(func() {
@@ -191,7 +193,6 @@ func (a *App) Start() error {
 	})
 	go a.guarded(func() { a.sweepPools(ctx) })
 	go a.guarded(func() { a.keepWarm(ctx) })
-	go a.guarded(func() { a.nameUnauthorized(ctx) })
 	go a.guarded(func() { a.watchExpiries(ctx) })
 	go a.guarded(func() { a.tendStorage(ctx) })
 	go a.guarded(a.events.run)
@@ -212,16 +213,11 @@ func (a *App) guarded(work func()) {
 	work()
 }
 
-// nameUnauthorized logs the accounts that cannot send until a person signs in.
-func (a *App) nameUnauthorized(ctx context.Context) {
-	for _, s := range a.registry.load().sources() {
-		if ctx.Err() == nil && s.Status(ctx).State == tokens.StateUnauthorized {
-			account := s.Account()
-			a.logger.Warn("an account waits for a person to sign in; make the link with the administration's call",
-				"provider", account.Provider, "user", account.User,
-				"call", "POST /accounts/"+account.Provider+"/"+account.User+"/authorize")
-		}
-	}
+// nameUnauthorized logs an account that cannot send until a person signs in.
+func (a *App) nameUnauthorized(account tokens.Account) {
+	a.logger.Warn("an account waits for a person to sign in; make the link with the administration's call",
+		"provider", account.Provider, "user", account.User,
+		"call", "POST /accounts/"+account.Provider+"/"+account.User+"/authorize")
 }
 
 // sweepEvery is how often connections that were idle too long are closed.

@@ -31,15 +31,21 @@ func (d *duty) look(l *lane, s *Source) {
 	defer survive(d.logger(), "the refresher")
 	_, _, ahead := s.turn(d.now(), &d.upkeep)
 	err := s.renew(context.WithoutCancel(d.ctx), renewal{look: true, ahead: ahead})
-	if err == error(errAsk) {
+	switch e, _ := errors.AsType[*Error](err); {
+	case err == nil:
+		s.known = true
+	case e == errAsk:
+		s.known = true
 		now := d.now()
 		if at, _, _ := s.turn(now, &d.upkeep); at <= now.UnixNano() {
 			ask = true
 			l.asks.add(d, s)
 		}
-		return
-	}
-	if e, ok := errors.AsType[*Error](err); ok && e.Kind == KindNeedsPerson {
+	case e != nil && e.Kind == KindNeedsPerson:
+		if !s.known && d.Unauthorized != nil {
+			d.Unauthorized(s.account)
+		}
+		s.known = true
 		s.remind(e)
 	}
 }

@@ -181,6 +181,7 @@ func (s *Source) attach(p *plan, at int64) {
 	s.plan, s.nextView = p, c.views
 	c.views = s
 	s.queued = true // the times that they begin at are spaced already
+	s.known = c.newest != nil && !c.newest.Revoked
 	p.put(s, at)
 }
 

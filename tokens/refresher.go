@@ -27,6 +27,10 @@ type Refresher struct {
 	Store *Store
 	// Policy says which tokens are kept fresh.
 	Policy Policy
+	// Unauthorized is told of each account whose first look finds that nothing can be
+	// sent until a person signs in. It may be called from several goroutines at once,
+	// and should return soon; nil is nobody.
+	Unauthorized func(a Account)
 	// Logger gets what went wrong. nil discards it.
 	Logger *slog.Logger
 	// Now is the clock; nil is time.Now.

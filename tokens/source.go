@@ -30,9 +30,9 @@ type Source struct {
 	// that came while it had none. The plan's mu guards both.
 	place int32
 	poked bool
-	// queued is set when the source has stood in a line for its turn. It is the
-	// refresher's.
-	queued bool
+	// queued is set when the source has stood in a line for its turn, and known when
+	// it was seen whether the account waits for a person. They are the refresher's.
+	queued, known bool
 }
 
 // SourceOptions are what Sources may be given besides their parts. Any number

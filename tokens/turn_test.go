@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -306,6 +307,76 @@ func TestReminder(t *testing.T) {
 				}
 				if many > 0 && s.cell.newest != nil {
 					t.Error("the dead record is in memory")
+				}
+			})
+		})
+	}
+}
+
+// TestUnauthorized: an account that waits for a person when the refresher begins is
+// told once.
+func TestUnauthorized(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		before func(f *fixture)
+		after  func(f *fixture, s *Source)
+		// want is how often it is told, and reloaded how often with a reload.
+		want, reloaded int
+	}{
+		"nobody has signed in": {want: 1, reloaded: 2},
+		"the grant has ended": {before: func(f *fixture) {
+			f.expired()
+			f.server.End(f.account.User)
+			f.mustFail(f.source(), KindNeedsPerson)
+		}, want: 1, reloaded: 2},
+		"signed in at another provider": {before: func(f *fixture) {
+			moved := *f.authorized()
+			moved.Registration = "another"
+			f.save(&moved)
+		}, want: 1, reloaded: 2},
+		"the storage was away": {before: func(f *fixture) {
+			f.storage.Fail(tokenstest.OpLoad, 3, errors.New("away"))
+		}, want: 1, reloaded: 2},
+		"signed in": {before: func(f *fixture) { f.authorized() }},
+		"disconnected later": {before: func(f *fixture) { f.authorized() }, after: func(f *fixture, s *Source) {
+			if _, err := s.Disconnect(f.t.Context()); err != nil {
+				f.t.Error(err)
+			}
+		}, reloaded: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := setUp(t)
+				if test.before != nil {
+					test.before(f)
+				}
+				cell := &Cell{}
+				run := func() {
+					t.Helper()
+					s := f.sourceOf(cell, f.client)
+					cancel, done := f.refresher(&Refresher{Sources: []*Source{s}, Store: f.store, Unauthorized: func(a Account) {
+						if a != f.account {
+							t.Errorf("told of %v", a)
+						}
+						f.note("unauthorized")
+					}})
+					time.Sleep(time.Minute)
+					if test.after != nil {
+						test.after(f, s)
+					}
+					time.Sleep(20 * time.Minute)
+					cancel()
+					<-done
+				}
+				run()
+				if n := f.count("unauthorized"); n != test.want {
+					t.Errorf("told %d times", n)
+				}
+				test.after = nil
+				run()
+				if n := f.count("unauthorized"); n != test.reloaded {
+					t.Errorf("told %d times with a reload", n)
 				}
 			})
 		})
