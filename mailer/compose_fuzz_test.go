@@ -131,7 +131,7 @@ func checkCompose(t *testing.T, subject, name, value, text, filename, data strin
 	}
 	want2[name1] = data
 	if text != "" {
-		want2["text/plain"], want2["text/html"] = lineBreaks.Replace(text), lineBreaks.Replace(text)
+		want2["text/plain"], want2["text/html"] = endLines(text), endLines(text)
 	}
 	if !maps.Equal(leaves, want2) {
 		t.Fatalf("parts %q, want %q\n%s", leaves, want2, out)

@@ -7,12 +7,33 @@ import (
 	"unicode/utf8"
 )
 
-var lineBreaks = strings.NewReplacer("\r\n", "\r\n", "\r", "\r\n", "\n", "\r\n")
+// endLines ends each line of a text in CRLF, however it ended before.
+func endLines(text string) string {
+	n := strings.Count(text, "\r") + strings.Count(text, "\n") // or less
+	if n == 0 || 2*strings.Count(text, "\r\n") == n {
+		return text
+	}
+	var b strings.Builder
+	b.Grow(len(text) + n)
+	for {
+		i := strings.IndexAny(text, "\r\n")
+		if i < 0 {
+			b.WriteString(text)
+			return b.String()
+		}
+		b.WriteString(text[:i])
+		b.WriteString("\r\n")
+		if strings.HasPrefix(text[i:], "\r\n") {
+			i++
+		}
+		text = text[i+1:]
+	}
+}
 
 // text writes a text part in the encoding that is the smallest, but as it is
 // where that is possible.
 func (c *composer) text(p *part) {
-	text := lineBreaks.Replace(*p.text)
+	text := endLines(*p.text)
 	c.buf = append(c.buf, "Content-Type: text/"+p.subtype+"; charset=utf-8\r\nContent-Transfer-Encoding: "...)
 	if isPlain(text) {
 		c.buf = append(append(c.buf, "7bit\r\n\r\n"...), text...)
