@@ -1,7 +1,9 @@
 package outbox
 
 import (
+	"bytes"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -76,6 +78,28 @@ type Message struct {
 	By string `json:"by,omitempty"`
 }
 
+// Clone returns a copy that shares no memory with the message.
+func (m *Message) Clone() *Message {
+	c := *m
+	c.Recipients = slices.Clone(m.Recipients)
+	c.DSN.Notify = slices.Clone(m.DSN.Notify)
+	c.Idempotency, c.Fingerprint = bytes.Clone(m.Idempotency), bytes.Clone(m.Fingerprint)
+	if m.Failure != nil {
+		f := *m.Failure
+		c.Failure = &f
+	}
+	if m.Delivery != nil {
+		d := m.Delivery.clone()
+		c.Delivery = &d
+	}
+	if c.Earlier = slices.Clone(m.Earlier); c.Earlier != nil {
+		for i, d := range c.Earlier {
+			c.Earlier[i] = d.clone()
+		}
+	}
+	return &c
+}
+
 // Recipient is a forward-path and what has become of it.
 type Recipient struct {
 	Address mailer.Address `json:"address"`
@@ -98,6 +122,11 @@ type Delivery struct {
 	Staging string `json:"staging,omitempty"`
 	// To are the recipients who got it, where others had to wait for another delivery.
 	To []mailer.Address `json:"to,omitempty"`
+}
+
+func (d Delivery) clone() Delivery {
+	d.To = slices.Clone(d.To)
+	return d
 }
 
 // Content makes a content of what an engine has stored.
