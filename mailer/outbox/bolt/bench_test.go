@@ -46,7 +46,7 @@ func BenchmarkAccept(b *testing.B) {
 		b.Run(fmt.Sprintf("engine and delivery/%d", writers), func(b *testing.B) {
 			commits := 0.0
 			e, err := open(b.TempDir(), Options{Sealer: sealer(), MaxBytes: 64 << 30}, func(e *Engine) {
-				e.commit = func(tx *bbolt.Tx) error { commits++; return tx.Commit() }
+				e.commit = func(write func() error) error { commits++; return write() }
 			})
 			if err != nil {
 				b.Fatal(err)

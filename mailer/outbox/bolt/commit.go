@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	bbolt "go.etcd.io/bbolt"
-
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
@@ -23,44 +21,6 @@ const lieTime = 10 * time.Millisecond
 
 // longestSleep is when the clock is looked at, which somebody may have set.
 const longestSleep = time.Minute
-
-// batch is a transaction under way.
-type batch struct {
-	e   *Engine
-	now time.Time
-
-	messages, contents, index, lanes, meta *bbolt.Bucket
-
-	dirty  bool
-	err    error // why it cannot be committed
-	counts map[counter]int
-	files  int64
-	// scheduled are the octets of scheduled messages that came or went
-	scheduled int64
-	grown     int64 // octets of what was accepted in it
-	touched   []*lane
-
-	afterwards []func() // when it is durable
-	undoings   []func() // when it is not
-	launched   []string // ids of messages that are to be handed out
-}
-
-func (b *batch) after(f func()) { b.afterwards = append(b.afterwards, f) }
-func (b *batch) undo(f func())  { b.undoings = append(b.undoings, f) }
-
-func (b *batch) set(to *bbolt.Bucket, k, v []byte) {
-	b.dirty = true
-	if b.err == nil {
-		b.err = to.Put(k, v)
-	}
-}
-
-func (b *batch) remove(from *bbolt.Bucket, k []byte) {
-	b.dirty = true
-	if b.err == nil {
-		b.err = from.Delete(k)
-	}
-}
 
 // commits stores what waits, until the queue is closed.
 func (e *Engine) commits() {
@@ -79,6 +39,7 @@ func (e *Engine) commits() {
 			if e.calm = time.Now(); len(e.stuck) > 0 {
 				e.step(nil)
 			}
+			e.mergeLast()
 			if n := len(e.stuck); n > 0 {
 				e.log().Error("the outbox is closed, and the outcomes of messages could not be recorded: these messages may be sent twice", "messages", n)
 			}
@@ -95,6 +56,9 @@ func (e *Engine) commits() {
 // next is when something is to be done without being asked.
 func (e *Engine) next() time.Time {
 	next := e.lanes.next()
+	if !e.mergeAt.IsZero() && (next.IsZero() || e.mergeAt.Before(next)) {
+		next = e.mergeAt
+	}
 	if len(e.lying) > 0 && (next.IsZero() || e.lieUntil.Before(next)) {
 		next = e.lieUntil
 	}
@@ -169,7 +133,7 @@ func (e *Engine) due(now time.Time) bool {
 // admit refuses what takes space while only the room for outcomes is left.
 func (e *Engine) admit(ops []*op, now time.Time) []*op {
 	if !e.reserved && !now.Before(e.retryAt) {
-		e.reserved = e.makeReserve() == nil
+		e.makeReady()
 		e.retryAt = now.Add(calmTime)
 	}
 	if e.reserved {
@@ -211,6 +175,7 @@ func (e *Engine) store(ops []*op, now time.Time) {
 	// What is on the disk now is not known. A flush that failed is never tried again:
 	// the second one would succeed and tell nothing.
 	e.log().Error("the outbox could not be written to: it is opened again", "folder", e.folder, "error", err)
+	e.rollback()
 	e.mu.Lock()
 	_ = e.db.Close()
 	e.db = nil
@@ -249,129 +214,4 @@ func isFull(err error) bool {
 		}
 	}
 	return false
-}
-
-// transact makes one transaction of ops and of whatever is due.
-func (e *Engine) transact(ops []*op, now time.Time) error {
-	b := &batch{e: e, now: now, counts: map[counter]int{}}
-	if err := shield(func() error { return b.store(ops) }); err != nil {
-		for _, undo := range slices.Backward(b.undoings) {
-			undo()
-		}
-		if !isFull(err) {
-			e.doubt(ops, b.launched)
-		}
-		return err
-	}
-	for _, f := range b.afterwards {
-		f()
-	}
-	for _, o := range ops {
-		o.finish(o.err)
-	}
-	return nil
-}
-
-// store applies and commits. Where it panics its transaction does not end.
-func (b *batch) store(ops []*op) error {
-	e := b.e
-	tx, err := e.db.Begin(true)
-	if err != nil {
-		return err
-	}
-	b.messages, b.contents = tx.Bucket(bucketMessages), tx.Bucket(bucketContents)
-	b.index, b.lanes, b.meta = tx.Bucket(bucketIndex), tx.Bucket(bucketLanes), tx.Bucket(bucketMeta)
-	b.messages.FillPercent, b.contents.FillPercent = 0.9, 0.9 // ids grow
-	e.size = tx.Size()
-	e.used.Store(inUse(tx) + number(b.index.Get(keyFiles)))
-	b.repair()
-	b.shift()
-	for _, o := range ops {
-		o.err = o.apply(b)
-	}
-	b.sweep()
-	b.fill()
-	b.storeCounts()
-	if b.dirty {
-		b.check()
-	}
-	switch err = b.err; {
-	case err != nil:
-	case b.dirty:
-		tx.DB().NoFreelistSync = tx.DB().Stats().FreePageN > e.maxFreeList
-		err = e.commit(tx)
-	}
-	_ = tx.Rollback() // it may have ended already
-	return err
-}
-
-// doubt notes what may be on the disk although the commit failed.
-func (e *Engine) doubt(ops []*op, launched []string) {
-	for _, o := range ops {
-		if o.accept {
-			e.repairs = append(e.repairs, repair{o.id, true})
-		}
-	}
-	for _, id := range launched {
-		e.repairs = append(e.repairs, repair{id, false})
-	}
-}
-
-// repair is a message whose record is in doubt.
-type repair struct {
-	id       string
-	accepted bool // whoever brought it was told that it is not accepted
-}
-
-// repair puts right what a failed commit may have left.
-func (b *batch) repair() {
-	for _, r := range b.e.repairs {
-		old, sealed, err := b.get(r.id)
-		switch {
-		case err != nil || b.e.flights[r.id] != nil:
-		case r.accepted:
-			b.put(r.id, old, nil, nil)
-		case old.state == outbox.StateSending: // it was never handed out
-			now := *old
-			now.state, now.sweep = outbox.StateQueued, time.Time{}
-			if m, _, err := b.e.open(r.id, b.messages.Get([]byte(r.id))); err == nil {
-				now.sweep = m.Expires
-			}
-			b.put(r.id, old, &now, sealed)
-			b.touch(b.lane(now.tenant))
-		}
-	}
-	if len(b.e.repairs) > 0 {
-		b.after(func() { b.e.repairs = nil })
-	}
-}
-
-// maxForget is how many messages are dropped in a transaction.
-const maxForget = 128
-
-// sweep drops final messages whose time has come.
-func (b *batch) sweep() {
-	for range maxForget {
-		at, id, ok := b.first(forgetPrefix())
-		if !ok {
-			b.e.forget = b.now.Add(24 * time.Hour)
-			return
-		}
-		b.e.forget = at
-		if at.After(b.now) {
-			return
-		}
-		old, _, err := b.get(id)
-		if err != nil || !old.state.Final() {
-			b.dangling(append(appendTime(forgetPrefix(), at), id...))
-			continue
-		}
-		b.put(id, old, nil, nil)
-	}
-}
-
-// dangling removes a key of the index that leads nowhere.
-func (b *batch) dangling(key []byte) {
-	b.e.log().Error("the index of the outbox has an entry for nothing; it is removed", "kind", string(key[:1]))
-	b.remove(b.index, key)
 }

@@ -46,7 +46,7 @@ func (e *Engine) abandon() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	_ = e.file.Close()
-	e.db = nil
+	e.db, e.tx = nil, nil
 }
 
 // openFile opens the database with bbolt.

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	bbolt "go.etcd.io/bbolt"
-
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox/outboxtest"
@@ -52,7 +50,7 @@ type plug struct {
 	commits int
 }
 
-func (p *plug) commit(tx *bbolt.Tx) error {
+func (p *plug) commit(write func() error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -64,7 +62,7 @@ func (p *plug) commit(tx *bbolt.Tx) error {
 		}
 	}
 	p.commits++
-	if err := tx.Commit(); err != nil {
+	if err := write(); err != nil {
 		return err
 	}
 	return p.late

@@ -171,6 +171,7 @@ func (b *batch) storeCounts() {
 		b.add(statePrefix(indexCount, c.state, c.tenant), int64(n))
 	}
 	b.add(keyFiles, b.files)
+	b.grow(b.files)
 	b.add(keyScheduled, b.scheduled)
 }
 

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	bbolt "go.etcd.io/bbolt"
-
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
@@ -29,12 +27,11 @@ func TestMillion(t *testing.T) {
 	}
 	folder := t.TempDir()
 	o := Options{Sealer: sealer(), MaxBytes: 64 << 30}
-	e, err := open(folder, o, func(e *Engine) {
-		e.commit = func(tx *bbolt.Tx) error { tx.DB().NoSync = true; return tx.Commit() }
-	})
+	e, err := Open(folder, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.db.NoSync = true
 	octets := strings.Repeat("text\r\n", 80)
 	begin := time.Now()
 	var group sync.WaitGroup

@@ -76,7 +76,7 @@ func open(folder string, o Options, change func(*Engine)) (*Engine, error) {
 		_ = e.db.Close()
 		return nil, fmt.Errorf("reading the outbox in %s: %w", folder, err)
 	}
-	e.reserved = e.makeReserve() == nil
+	e.makeReady()
 	go e.commits()
 	if err := e.do(&op{apply: (*batch).opened}); err != nil {
 		e.log().Warn("the outbox could not note the key that it seals with", "error", err)
@@ -138,9 +138,7 @@ func (e *Engine) prepare(db *bbolt.DB) error {
 			if found = string(b.Get(keyFormat)); found != format {
 				return nil
 			}
-			var err error
-			e.needless, err = e.checkKeys(tx)
-			return err
+			return nil
 		}
 		if k, _ := tx.Cursor().First(); k != nil {
 			return errors.New("this is the database of another program; give the outbox a folder of its own")
@@ -148,8 +146,18 @@ func (e *Engine) prepare(db *bbolt.DB) error {
 		return nil
 	})
 	switch {
-	case err != nil || found == format:
+	case err != nil:
 		return err
+	case found == format:
+		if e.journal == nil {
+			if err := e.recover(db); err != nil {
+				return err
+			}
+		}
+		return db.View(func(tx *bbolt.Tx) (err error) {
+			e.needless, err = e.checkKeys(tx)
+			return err
+		})
 	case found != "":
 		return fmt.Errorf("it has the format %q, which a newer version has made; use that version, or another folder", found)
 	}

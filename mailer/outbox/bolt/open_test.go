@@ -251,6 +251,7 @@ func TestFolderFlush(t *testing.T) {
 	if _, err := os.Stat(e.contentFile(m.ID)); err == nil {
 		t.Error("its file is left")
 	}
+	p.set(func() { p.fail = nil })
 }
 
 // TestClose: nothing is left of an engine, and what it is asked then it refuses.
@@ -309,9 +310,14 @@ func TestFreeList(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, Options{})
 	b.close()
+	if err := os.Remove(filepath.Join(b.folder, journalFile)); err != nil {
+		t.Fatal(err)
+	}
 	p := &plug{}
 	var err error
-	b.e, err = open(b.folder, Options{Sealer: sealer()}, func(e *Engine) { e.commit, e.maxFreeList = p.commit, 10 })
+	b.e, err = open(b.folder, Options{Sealer: sealer()}, func(e *Engine) {
+		e.commit, e.maxFreeList, e.unjournaled = p.commit, 10, true
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

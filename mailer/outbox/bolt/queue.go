@@ -1,6 +1,8 @@
 package bolt
 
-import "sync"
+import (
+	"sync"
+)
 
 // op is a change that waits to be stored.
 type op struct {

@@ -167,14 +167,16 @@ func contentName(id string) string  { return "oauth_mail/outbox/content/" + id }
 func laneName(tenant string) string { return "oauth_mail/outbox/lane/" + tenant }
 
 // seal makes the sealed form of a message.
-func (e *Engine) seal(m *outbox.Message) (plain, sealed []byte, err error) {
-	if plain, err = json.Marshal(m); err != nil {
-		return nil, nil, fmt.Errorf("encoding the message %s: %w", m.ID, err)
+func (e *Engine) seal(m *outbox.Message) ([]byte, error) {
+	plain, err := m.AppendJSON(make([]byte, 0, 1024))
+	if err != nil {
+		return nil, fmt.Errorf("encoding the message %s: %w", m.ID, err)
 	}
-	if sealed, err = e.options.Sealer.Seal(messageName(m.ID), plain); err != nil {
-		return nil, nil, fmt.Errorf("sealing the message %s: %w", m.ID, err)
+	sealed, err := e.options.Sealer.Seal(messageName(m.ID), plain)
+	if err != nil {
+		return nil, fmt.Errorf("sealing the message %s: %w", m.ID, err)
 	}
-	return plain, sealed, nil
+	return sealed, nil
 }
 
 // open makes a message of its record, which it does not keep.

@@ -27,14 +27,14 @@ const recordRoom = 1024
 // room takes room for a message in the database.
 func (b *batch) room(n int64) error {
 	n += recordRoom
-	over := b.e.used.Load() + b.e.filling.Load() + b.grown + n - b.e.options.MaxBytes
+	over := b.e.used.Load() + b.e.filling.Load() + n - b.e.options.MaxBytes
 	if over > 0 {
 		over -= b.spare(over)
 	}
 	if over > 0 {
 		return b.e.full()
 	}
-	b.grown += n
+	b.grow(n)
 	return nil
 }
 
@@ -90,7 +90,7 @@ func (b *batch) spare(over int64) (freed int64) {
 	if freed < over {
 		b.e.spareAt = b.now.Add(spareEvery)
 	}
-	b.grown -= freed
+	b.grow(-freed)
 	return freed
 }
 
@@ -105,7 +105,6 @@ func (e *Engine) fill(n int64) error {
 		var freed int64
 		err := e.do(&op{apply: func(b *batch) error {
 			freed = b.spare(over)
-			b.after(func() { e.used.Add(b.grown) })
 			return nil
 		}})
 		if err != nil {
@@ -120,6 +119,17 @@ func (e *Engine) fill(n int64) error {
 // full is the error for a message too much.
 func (e *Engine) full() error {
 	return fmt.Errorf("%w: it may take %d octets; give it more or look why messages wait", outbox.ErrFull, e.options.MaxBytes)
+}
+
+// makeReady makes the reserve and the journal, where they are missing and there is room.
+func (e *Engine) makeReady() {
+	e.reserved = e.makeReserve() == nil
+	if e.reserved && e.journal == nil && !e.unjournaled {
+		var err error
+		if e.journal, err = openJournal(e.folder, true); err != nil {
+			e.log().Warn("the outbox has no journal, without which it is slow", "error", err)
+		}
+	}
 }
 
 // makeReserve writes a file that can be given up for outcomes.

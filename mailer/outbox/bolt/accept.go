@@ -1,0 +1,130 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	bbolt "go.etcd.io/bbolt"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
+)
+
+// Accept implements [outbox.Engine].
+func (e *Engine) Accept(ctx context.Context, m *outbox.Message, c mailer.Content) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := checkMessage(m); err != nil {
+		return err
+	}
+	look := e.glance // accept finds what it misses
+	for {
+		if err := e.duplicate(ctx, m, look); err != nil {
+			return err
+		}
+		err := e.accept(m, c)
+		if !errors.Is(err, errKnown) {
+			return err
+		}
+		look = e.view
+	}
+}
+
+// errKnown: the digest came into the index while the message was prepared.
+var errKnown = errors.New("known")
+
+// duplicate returns the error for a message that was accepted before.
+func (e *Engine) duplicate(ctx context.Context, m *outbox.Message, look func(func(*bbolt.Tx) error) error) error {
+	if len(m.Idempotency) == 0 {
+		return nil
+	}
+	var id string
+	err := look(func(tx *bbolt.Tx) error {
+		id = string(tx.Bucket(bucketIndex).Get(digestKey(m.Idempotency)))
+		return nil
+	})
+	if err != nil || id == "" {
+		return err
+	}
+	prior, err := e.Get(ctx, id)
+	if errors.Is(err, outbox.ErrNotFound) { // dropped this moment
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return &outbox.DuplicateError{Prior: prior}
+}
+
+// accept stores a message and its content.
+func (e *Engine) accept(m *outbox.Message, c mailer.Content) error {
+	stored := m.Clone()
+	switch {
+	case stored.State != "" && stored.State != outbox.StateSending:
+	case stored.Due.After(time.Now()):
+		stored.State = outbox.StateScheduled
+	default:
+		stored.State = outbox.StateQueued
+	}
+	if stateOctet(stored.State) == 0 {
+		return fmt.Errorf("the outbox knows no state %q", stored.State)
+	}
+	if stored.Due.IsZero() && !stored.State.Final() {
+		stored.Due = time.Now().UTC()
+	}
+	sealed, err := e.seal(stored)
+	if err != nil {
+		return err
+	}
+	k, err := e.keep(stored.ID, c)
+	if err != nil {
+		return err
+	}
+	h := newHeader(stored, k.where, k.size)
+	f := &flight{id: stored.ID, tenant: stored.Tenant, message: stored, content: k.source}
+	o := &op{accept: true, id: stored.ID, size: len(sealed) + len(k.sealed)}
+	o.apply = func(b *batch) error { return b.accept(f, h, sealed, k) }
+	err = e.do(o)
+	if err != nil {
+		k.undo()
+	}
+	k.done()
+	return err
+}
+
+// accept adds a message to a transaction.
+func (b *batch) accept(f *flight, h header, sealed []byte, k *kept) error {
+	if b.messages.Get([]byte(f.id)) != nil {
+		return fmt.Errorf("there is a message %s in the outbox already", f.id)
+	}
+	if h.knows() && b.index.Get(digestKey(h.digest)) != nil {
+		return errKnown
+	}
+	if h.state == outbox.StateScheduled {
+		if err := b.roomScheduled(&h); err != nil {
+			return err
+		}
+	}
+	if err := b.room(int64(len(sealed) + len(k.sealed))); err != nil {
+		return err
+	}
+	l := b.lane(h.tenant)
+	direct := h.waits() && b.mayHand(l, h.due)
+	if direct {
+		h.state, h.sweep = outbox.StateSending, time.Time{}
+	}
+	b.put(f.id, nil, &h, sealed)
+	if k.where == keptInline {
+		b.set(b.contents, []byte(f.id), k.sealed)
+	}
+	if direct {
+		f.due = h.due
+		b.launch(l, f)
+		return nil
+	}
+	b.touch(l)
+	return nil
+}
