@@ -50,7 +50,7 @@ func (tr Trial) Keeps(t *testing.T, n int) {
 // would be none.
 func (tr Trial) Loses(t *testing.T, n int) {
 	t.Helper()
-	if sum := tr.cut(t, n, false); sum.lost == 0 {
+	if sum := tr.cut(t, n, true); sum.lost == 0 {
 		t.Error("nothing was lost: these cuts are none")
 	}
 }

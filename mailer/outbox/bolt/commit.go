@@ -176,6 +176,7 @@ func (e *Engine) store(ops []*op, now time.Time) {
 	// the second one would succeed and tell nothing.
 	e.log().Error("the outbox could not be written to: it is opened again", "folder", e.folder, "error", err)
 	e.rollback()
+	e.journal.close()
 	e.mu.Lock()
 	_ = e.db.Close()
 	e.db = nil

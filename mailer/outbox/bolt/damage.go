@@ -45,6 +45,7 @@ func (e *Engine) breaks(err error) {
 func (e *Engine) abandon() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.journal.close()
 	_ = e.file.Close()
 	e.db, e.tx = nil, nil
 }

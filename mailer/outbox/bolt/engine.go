@@ -25,6 +25,7 @@ type Engine struct {
 	// What tests put in the way.
 	commit     func(func() error) error // makes changes durable
 	syncFile   func(*os.File) error
+	syncData   func(*os.File) error
 	syncFolder func(string) error
 	// maxFreeList is from how many free pages on a commit does not write the list of
 	// them. A database that was full once would write megabytes each time. Without the
@@ -81,7 +82,7 @@ var errClosed = errors.New("the outbox is closed")
 
 func newEngine(folder string, o Options) *Engine {
 	return &Engine{
-		folder: folder, options: o, syncFile: (*os.File).Sync, syncFolder: syncFolder,
+		folder: folder, options: o, syncFile: (*os.File).Sync, syncData: syncData, syncFolder: syncFolder,
 		commit: func(write func() error) error { return write() }, maxFreeList: 1 << 15,
 		queue: newQueue(), ended: make(chan struct{}),
 		lanes: newLanes(), flights: map[string]*flight{},

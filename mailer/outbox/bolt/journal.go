@@ -125,13 +125,13 @@ func (j *journal) takes(entry []byte) bool {
 }
 
 // add makes an entry durable.
-func (j *journal) add(entry []byte) error {
+func (j *journal) add(entry []byte, sync func(*os.File) error) error {
 	copy(entry, j.salt[:])
 	binary.BigEndian.PutUint32(entry[saltSize:], uint32(len(entry)-entryHeader))
 	binary.BigEndian.PutUint32(entry[saltSize+4:], sum(entry))
 	_, err := j.file.WriteAt(entry, int64(len(j.image)))
 	if err == nil {
-		err = syncData(j.file)
+		err = sync(j.file)
 	}
 	if err != nil {
 		return fmt.Errorf("writing the journal: %w", err)
@@ -147,9 +147,23 @@ func (j *journal) restart(salt []byte) {
 }
 
 func (j *journal) close() {
-	if j != nil {
+	if j != nil && j.file != nil {
 		_ = j.file.Close()
+		j.file = nil
 	}
+}
+
+// reopen opens the file again, if there is a journal and it is closed.
+func (j *journal) reopen(folder string) error {
+	if j == nil || j.file != nil {
+		return nil
+	}
+	again, err := openJournal(folder, true)
+	if err != nil {
+		return err
+	}
+	j.file, j.spent = again.file, true
+	return nil
 }
 
 func newSalt() []byte {

@@ -164,7 +164,7 @@ func TestForeignJournal(t *testing.T) {
 				t.Fatal(err)
 			}
 			j.image = all[:end:end]
-			if err := j.add(append(make([]byte, entryHeader), changes...)); err != nil {
+			if err := j.add(append(make([]byte, entryHeader), changes...), syncData); err != nil {
 				t.Fatal(err)
 			}
 			j.close()
@@ -208,6 +208,26 @@ func TestMerge(t *testing.T) {
 		t.Errorf("%d entries when it is closed", n)
 	}
 	b.open(Options{})
+}
+
+// TestRepeat: a message that is accepted again is found in the journal, at once.
+func TestRepeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, begin := newBench(t, Options{}), time.Now()
+		b.accept("lab", small)
+		for range 2 {
+			m, c := letter("lab", small)
+			m.Idempotency = []byte("digest")
+			err := b.e.Accept(t.Context(), m, c)
+			if d, again := errors.AsType[*outbox.DuplicateError](err); again != (err != nil) || again && d.Prior.ID == m.ID {
+				t.Error(err)
+			}
+		}
+		if past := time.Since(begin); past != 0 {
+			t.Errorf("it took %v", past)
+		}
+	})
 }
 
 // TestFaults: whatever fails and however often, what was acknowledged is there in the

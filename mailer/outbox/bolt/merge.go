@@ -155,7 +155,7 @@ func (e *Engine) rollback() {
 
 // journalize makes an entry durable in the journal.
 func (e *Engine) journalize(entry []byte, now time.Time) error {
-	if err := e.commit(func() error { return e.journal.add(entry) }); err != nil {
+	if err := e.commit(func() error { return e.journal.add(entry, e.syncData) }); err != nil {
 		e.journal.spent = true
 		return err
 	}
@@ -233,7 +233,8 @@ func (e *Engine) recover(db *bbolt.DB) error {
 	return nil
 }
 
-// redo makes the changes of a journal, which has none any more then.
+// redo makes the changes of a journal. The next merge is the first thing that is done
+// after that, so that they are never made once more on top of others.
 func redo(db *bbolt.DB, j *journal) error {
 	return db.Update(func(tx *bbolt.Tx) error {
 		b := bucketsOf(tx)
@@ -242,7 +243,7 @@ func redo(db *bbolt.DB, j *journal) error {
 				return err
 			}
 		}
-		return b.meta.Put(keyJournal, newSalt())
+		return nil
 	})
 }
 

@@ -117,6 +117,9 @@ func (e *Engine) openDatabase(make bool) error {
 		err = e.syncFolder(e.folder)
 	}
 	if err == nil {
+		err = e.journal.reopen(e.folder)
+	}
+	if err == nil {
 		info, err = f.Stat()
 	}
 	if err != nil {

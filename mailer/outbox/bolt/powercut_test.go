@@ -24,7 +24,7 @@ import (
 const (
 	// powerCuts is how many cuts the outbox has to live through.
 	powerCuts = 100
-	// looseCuts is how many are made without flushing files and their folder, to see
+	// looseCuts is how many are made without flushing the journal, files and their folder, to see
 	// that a cut is one. Left out alone, the flush of the folder is not missed: ext4
 	// flushes the name of a new file with the file.
 	looseCuts = 20
@@ -48,7 +48,7 @@ func TestOutboxPowerCut(t *testing.T) {
 	}
 }
 
-// TestOutboxPowerCutLoose: the same, but for the flushes of large contents.
+// TestOutboxPowerCutLoose: the same, but for the flushes of large contents and of the journal.
 func TestOutboxPowerCutLoose(t *testing.T) { outboxTrial.Loses(t, looseCuts) }
 
 var outboxTrial = disktest.Trial{Write: writeOutbox, Lost: lostOutbox, Busy: 40 * time.Millisecond}
@@ -111,6 +111,7 @@ func writeOutbox(t *testing.T, folder string, loose bool, acknowledge func(...an
 	e, err := open(filepath.Join(folder, "outbox"), Options{Sealer: sealer()}, func(e *Engine) {
 		if loose {
 			e.syncFile = func(*os.File) error { return nil }
+			e.syncData = e.syncFile
 			e.syncFolder = func(string) error { return nil }
 		}
 	})
