@@ -60,7 +60,7 @@ func (r *adminRequest) settings(known fields) error {
 }
 
 // adminRoutes are the calls of the administration.
-var adminRoutes = slices.Concat(settingsRoutes, outboxRoutes)
+var adminRoutes = slices.Concat(settingsRoutes, outboxRoutes, healthRoutes, statusRoutes, mailRoutes)
 
 // settingsRoutes are those about what is configured, and about sign-ins.
 var settingsRoutes = routes[*adminCall]{
@@ -194,7 +194,12 @@ func (d adminDoor) serve(w http.ResponseWriter, r *http.Request, call *adminCall
 		return
 	}
 	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"], id: params["id"]}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead && !request.read(w) {
+	switch {
+	case call == operatorSendCall:
+		if !isMessage(w, r) {
+			return
+		}
+	case r.Method != http.MethodGet && r.Method != http.MethodHead && !request.read(w):
 		return
 	}
 	status, answer, err := call.serve(admin{d.app}, request)
@@ -242,7 +247,7 @@ func (d adminDoor) failed(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
 	var more map[string]any
 	if p, ok := errors.AsType[*problem](err); ok { // the body
-		adminProblem(w, r, p.status, p.message, nil)
+		adminProblem(w, r, p.status, p.message, p.about(languageOf(r)))
 		return
 	}
 	if e, ok := errors.AsType[*adminError](err); ok {

@@ -88,6 +88,7 @@ type App struct {
 	holdings holdings
 	// condition is what is known of the storage.
 	condition condition
+	recent    recentHealth
 	// pools are the connections that the app's tenants use.
 	pools []*mailer.Pool
 	// tls has the certificates of the SMTP entrances; nil where they need none.

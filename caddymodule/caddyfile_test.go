@@ -179,7 +179,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"device_code with argument", app("provider a {\ndevice_code yes\n}"), "at Caddyfile:4"},
 		{"duplicate service_account", app("provider a {\nservice_account a\nservice_account b\n}"), "duplicate service_account, at Caddyfile:5"},
 		{"directive without endpoint", ":80 {\n\toauth_mail\n}\n", "at Caddyfile:2"},
-		{"directive with unknown endpoint", ":80 {\n\toauth_mail sent\n}\n", "unrecognized endpoint sent: must be one of send, callback, admin, at Caddyfile:2"},
+		{"directive with unknown endpoint", ":80 {\n\toauth_mail sent\n}\n", "unrecognized endpoint sent: must be one of send, callback, admin, health, at Caddyfile:2"},
 		{"directive with two endpoints", ":80 {\n\toauth_mail send admin\n}\n", "at Caddyfile:2"},
 		{"word of admin at send", ":80 {\n\toauth_mail send {\n\t\trole x\n\t}\n}\n", "unrecognized subdirective role: must be one of allow_unauthenticated, tenant, user, at Caddyfile:3"},
 		{"unknown role", ":80 {\n\toauth_mail admin {\n\t\trole root bob\n\t}\n}\n", "unrecognized role root: must be viewer, operator or admin, at Caddyfile:3"},

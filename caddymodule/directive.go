@@ -11,7 +11,7 @@ import (
 
 // parseDirective sets up the handler. Syntax:
 //
-//	oauth_mail [<matcher>] send|callback|admin {
+//	oauth_mail [<matcher>] send|callback|admin|health {
 //		user <placeholder>
 //		tenant <name or placeholder>
 //		role viewer|operator|admin <user>...
@@ -29,7 +29,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // directive name
 	if !d.Args(&h.Endpoint) || d.NextArg() {
-		return d.Err("wrong arguments: want oauth_mail [<matcher>] send|callback|admin")
+		return d.Err("wrong arguments: want oauth_mail [<matcher>] send|callback|admin|health")
 	}
 	if !slices.Contains(endpoints, h.Endpoint) {
 		return d.Errf("unrecognized endpoint %s: must be one of %s", h.Endpoint, strings.Join(endpoints, ", "))

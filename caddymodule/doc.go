@@ -4,7 +4,7 @@
 //   - the app `oauth_mail`, which holds providers, tenants and keys and keeps
 //     the tokens fresh ([App]), with its global Caddyfile option;
 //   - the handler `http.handlers.oauth_mail` ([Handler]), with its directive
-//     `oauth_mail send|callback|admin`.
+//     `oauth_mail send|callback|admin|health`.
 //
 // The smallest configuration that sends:
 //

@@ -24,9 +24,10 @@ const (
 	endpointSend     = "send"
 	endpointCallback = "callback"
 	endpointAdmin    = "admin"
+	endpointHealth   = "health"
 )
 
-var endpoints = []string{endpointSend, endpointCallback, endpointAdmin}
+var endpoints = []string{endpointSend, endpointCallback, endpointAdmin, endpointHealth}
 
 // Handler is an entrance to the app `oauth_mail`: the send route, the pages
 // and redirect URIs of sign-ins, or the administration.
@@ -35,8 +36,8 @@ var endpoints = []string{endpointSend, endpointCallback, endpointAdmin}
 // on all others.
 type Handler struct {
 	// What to serve: `send` (`POST /emails`), `callback` (everything under the
-	// path of `redirect_base`) or `admin` (`/providers`, `/accounts`,
-	// `/tenants`).
+	// path of `redirect_base`), `admin` (`/providers`, `/accounts`,
+	// `/tenants`) or `health` (`/health`, for probes, which do not sign in).
 	Endpoint string `json:"endpoint,omitempty"`
 
 	// Who is calling: one placeholder, such as `{http.auth.user.id}`, which
@@ -117,6 +118,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			h.logger.Error("oauth_mail admin is open to everybody who reaches it (allow_unauthenticated)")
 		}
 		h.serve = h.serveAdmin
+	case endpointHealth:
+		h.serve = h.serveHealth
 	default:
 		return fmt.Errorf("oauth_mail: unknown endpoint %q", h.Endpoint)
 	}

@@ -24,7 +24,7 @@ const (
 	// managementTokenPrefix tells the token from all other secrets, so that the command
 	// line sends nothing else, whatever file it is led to.
 	managementTokenPrefix = "oauth-mail-management-" //nolint:gosec // what all have in common
-	managementTokenSuffix = "-oauth_mail.token" //nolint:gosec // of a file name
+	managementTokenSuffix = "-oauth_mail.token"      //nolint:gosec // of a file name
 )
 
 // managementTokenFile is where the token lies: beside the key file with file storage,
