@@ -39,8 +39,9 @@ func Main(m *testing.M) {
 type Caddy struct {
 	// URL is that of its site, without a slash at the end.
 	URL string
-	// Admin is the address of Caddy's own administration.
-	Admin string
+	// Admin is the address of Caddy's own administration, SMTP that of the entrance for
+	// devices.
+	Admin, SMTP string
 	// Dir is its folder, Config the file of its configuration.
 	Dir, Config string
 
@@ -49,11 +50,11 @@ type Caddy struct {
 	ended <-chan struct{} // closed when cmd has ended
 }
 
-// New makes a Caddy of a Caddyfile in which URL, ADMIN and DIR stand for its own. It
-// is not started. Its process is gone when the test ends.
+// New makes a Caddy of a Caddyfile in which URL, ADMIN, SMTP and DIR stand for its own.
+// It is not started. Its process is gone when the test ends.
 func New(t testing.TB, caddyfile string) *Caddy {
 	t.Helper()
-	c := &Caddy{t: t, URL: "http://" + FreeAddress(t), Admin: FreeAddress(t), Dir: t.TempDir()}
+	c := &Caddy{t: t, URL: "http://" + FreeAddress(t), Admin: FreeAddress(t), SMTP: FreeAddress(t), Dir: t.TempDir()}
 	c.Config = filepath.Join(c.Dir, "Caddyfile")
 	c.Configure(caddyfile)
 	t.Cleanup(func() {
@@ -74,7 +75,7 @@ func (c *Caddy) Configure(caddyfile string) {
 }
 
 func (c *Caddy) fill(caddyfile string) string {
-	return strings.NewReplacer("URL", c.URL, "ADMIN", c.Admin, "DIR", c.Dir).Replace(caddyfile)
+	return strings.NewReplacer("URL", c.URL, "ADMIN", c.Admin, "SMTP", c.SMTP, "DIR", c.Dir).Replace(caddyfile)
 }
 
 func (c *Caddy) log() string { return filepath.Join(c.Dir, "caddy.log") }

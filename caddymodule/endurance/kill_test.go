@@ -15,7 +15,8 @@ import (
 
 const onBolt = "outbox bbolt DIR/outbox"
 
-// K1: Caddy is killed at random moments, and started again on what it left.
+// K1: Caddy is killed at random moments, and started again on what it left, while
+// programs post and devices send by SMTP.
 func TestKill(t *testing.T) {
 	const connections = 4
 	ledger := new(Ledger)
@@ -33,9 +34,11 @@ func TestKill(t *testing.T) {
 		URLs: []string{caddy.URL}, Tenants: tenants,
 		Producers: 12, Ledger: ledger,
 	}
+	devices := &Devices{Address: caddy.SMTP, Tenants: tenants, Producers: 12, Ledger: ledger}
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { load.Run(ctx) })
+	wg.Go(func() { devices.Run(ctx) })
 	defer wg.Wait()
 	defer stop()
 
@@ -60,7 +63,8 @@ func TestKill(t *testing.T) {
 	<-time.After(time.Second) // for what arrives too often
 	f := ledger.Figures()
 	most := *kills * len(tenants) * 2 * connections
-	t.Logf("%d kills in %v, the slowest start %v; %d requests without an answer: %v; at most %d copies are allowed",
-		*kills, took.Round(time.Second), slowest.Round(time.Millisecond), load.Unanswered(), f, most)
+	t.Logf("%d kills in %v, the slowest start %v; %d requests and %d messages by SMTP without an answer: %v; at most %d copies are allowed",
+		*kills, took.Round(time.Second), slowest.Round(time.Millisecond), load.Unanswered(), devices.Unanswered(), f, most)
 	f.Check(t, most)
+	f.CheckReplies(t)
 }

@@ -25,7 +25,8 @@ type Ledger struct {
 // entry is a message. Its number is its subject.
 type entry struct {
 	size     int
-	status   int // of the answer; 0: there was none
+	status   int // of the answer, or the code of a reply; 0: there was none
+	refused  bool
 	sent     bool
 	arrivals int
 	damaged  bool
@@ -33,12 +34,8 @@ type entry struct {
 	early bool
 }
 
-// refused reports whether the answer said that the message is not taken.
-func (e entry) refused() bool {
-	return e.status >= http.StatusBadRequest && e.status < http.StatusInternalServerError || e.status == http.StatusInsufficientStorage
-}
-
-// Figures sum a ledger up. A message is accepted that was answered with 2xx.
+// Figures sum a ledger up. A message is accepted that was answered with 2xx, by HTTP
+// or by SMTP.
 type Figures struct {
 	Posted, Accepted, Arrived int
 	// Lost were accepted and never arrived, Again arrived more than once, by how
@@ -47,7 +44,7 @@ type Figures struct {
 	// Damaged arrived with another content, Early were called sent while they had
 	// not arrived.
 	Damaged, Early int
-	// Statuses counts answers; 0 is none.
+	// Statuses counts answers, and replies of SMTP; 0 is none.
 	Statuses map[int]int
 	// Missing are the first of those lost.
 	Missing []int
@@ -79,10 +76,18 @@ func content(number, size int) string {
 // answered enters the answer to a message; status 0 is none. Sent tells that the
 // answer called it sent.
 func (l *Ledger) answered(number, status int, sent bool) {
+	refused := status >= http.StatusBadRequest && status < http.StatusInternalServerError || status == http.StatusInsufficientStorage
+	l.enter(number, status, refused, sent)
+}
+
+// replied enters the reply of SMTP to a message; code 0 is none.
+func (l *Ledger) replied(number, code int) { l.enter(number, code, code >= 400, false) }
+
+func (l *Ledger) enter(number, status int, refused, sent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := &l.entries[number]
-	e.status, e.sent = status, sent
+	e.status, e.refused, e.sent = status, refused, sent
 	e.early = sent && e.arrivals == 0
 	if l.statuses == nil {
 		l.statuses = make(map[int]int)
@@ -134,7 +139,7 @@ func (l *Ledger) Figures() Figures {
 					f.Missing = append(f.Missing, number)
 				}
 			}
-		case e.refused() && e.arrivals > 0:
+		case e.refused && e.arrivals > 0:
 			f.Unwanted++
 		}
 	}
@@ -153,5 +158,13 @@ func (f Figures) Check(t testing.TB, copies int) {
 	}
 	if f.Statuses[http.StatusOK] == 0 || f.Statuses[http.StatusAccepted] == 0 || f.Statuses[http.StatusForbidden] == 0 {
 		t.Errorf("not all kinds of answers have come: %v", f.Statuses)
+	}
+}
+
+// CheckReplies fails the test where SMTP did not have its part.
+func (f Figures) CheckReplies(t testing.TB) {
+	t.Helper()
+	if f.Statuses[250] == 0 || f.Statuses[553] == 0 {
+		t.Errorf("not all kinds of replies have come: %v", f.Statuses)
 	}
 }

@@ -4,7 +4,8 @@
 //
 //	go test -tags endurance -count=1 -timeout 5m ./caddymodule/endurance/...
 //
-// With -kills 200 and -reloads 100, and with -queued 1000000, they are those of the long suite.
+// With -kills 200, -reloads 100, -queued 1000000, -crowd 1000 and -hold 10m they are those of the
+// long suite.
 package endurance
 
 import (

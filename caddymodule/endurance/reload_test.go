@@ -46,6 +46,8 @@ func TestReload(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { mails.Run(ctx) })
 	wg.Go(func() { respond.RunAt(ctx, "/respond") })
+	devices := &Devices{Address: caddy.SMTP, Tenants: tenants, Producers: 4, Pause: 3 * time.Millisecond, Ledger: ledger}
+	wg.Go(func() { devices.Run(ctx) })
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -88,6 +90,10 @@ func TestReload(t *testing.T) {
 		*reloads, refused, mails.Requests(), mails.Unanswered(), respond.Requests(), respond.Unanswered(), f,
 		goroutines, goroutinesNow, len(files), len(filesNow), sessions, sink.Sessions())
 	f.Check(t, 0)
+	f.CheckReplies(t)
+	if n := devices.Unanswered() + devices.Unconnected() + f.Statuses[421] + f.Statuses[451] + f.Statuses[452]; n > 0 {
+		t.Errorf("%d messages and %d connections of devices were cut: %v", devices.Unanswered(), devices.Unconnected(), f.Statuses)
+	}
 	if mails.Unanswered() > respond.Unanswered() {
 		t.Errorf("%d requests were left unanswered, %d by the respond handler", mails.Unanswered(), respond.Unanswered())
 	}

@@ -17,7 +17,7 @@ type Tenant struct {
 	Secure bool
 }
 
-// Key is its API key.
+// Key is its API key, and the password of the user of its name at the SMTP entrance.
 func (t Tenant) Key() string { return "key-of-the-endurance-test-" + t.Name }
 
 // Sender is who all tenants of a [Site] send as.
@@ -31,6 +31,12 @@ const site = `{
 	oauth_mail {
 OUTBOX
 TENANTS
+		smtp SMTP {
+			tls off
+			plaintext_auth 127.0.0.0/8
+			connections_per_address 100
+USERS
+		}
 	}
 }
 URL {
@@ -47,10 +53,11 @@ URL {
 }
 `
 
-// Site makes the Caddyfile of a send route at /emails, an open administration at
-// /admin and a respond handler at /respond, with the lines of an outbox.
+// Site makes the Caddyfile of a send route at /emails, an SMTP entrance, an open
+// administration at /admin and a respond handler at /respond, with the lines of an
+// outbox.
 func Site(outbox string, tenants ...Tenant) string {
-	var b strings.Builder
+	var b, users strings.Builder
 	for _, t := range tenants {
 		scheme := "plaintext://"
 		if t.Secure {
@@ -65,6 +72,7 @@ func Site(outbox string, tenants ...Tenant) string {
 		}
 		key %[1]s %[6]s %[1]s
 `, t.Name, t.Port, Sender, t.Connections, cmp.Or(t.More, "auth none"), t.Key(), scheme)
+		fmt.Fprintf(&users, "\t\t\tuser %[1]s {\n\t\t\t\tpassword %[2]s\n\t\t\t\ttenant %[1]s\n\t\t\t}\n", t.Name, t.Key())
 	}
-	return strings.NewReplacer("OUTBOX", outbox, "TENANTS", b.String()).Replace(site)
+	return strings.NewReplacer("OUTBOX", outbox, "TENANTS", b.String(), "USERS", users.String()).Replace(site)
 }
