@@ -22,7 +22,12 @@ type caller struct {
 	// within is set where the request names the tenant.
 	within   bool
 	snapshot *snapshot
+	// id is that of the message in the path; empty for none.
+	id string
 }
+
+// callerKey is the kind of callers who come by the send route.
+const callerKey = "key"
 
 // defaultTenant serves tenants that a request names and that have no settings.
 const defaultTenant = "default"

@@ -36,7 +36,7 @@ func outboxProblem(e *mailer.Error) *problem {
 				"This Idempotency-Key was used before, for another message. Nothing was sent; give each message a key of its own.")
 		case outbox.CodeCanceled:
 			return refuse(http.StatusUnprocessableEntity, nameApplication, e.Code,
-				"The message was canceled by the operator of this server, and is not sent.")
+				"The message was canceled, and is not sent.")
 		}
 	}
 	if e.Code == outbox.CodeExpired {

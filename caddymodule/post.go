@@ -174,10 +174,11 @@ func newSubmission(m *mailer.Message, c caller) (mailer.Submission, error) {
 		ID:        id,
 		MessageID: m.MessageID,
 		Tenant:    c.tenant.name,
-		Caller:    mailer.Caller{Kind: "key", Name: c.key.name},
+		Caller:    mailer.Caller{Kind: callerKey, Name: c.key.name},
 		From:      m.From,
 		Envelope:  m.Envelope(),
 		Content:   content,
+		Summary:   m.Summary(),
 	}, nil
 }
 

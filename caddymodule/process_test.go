@@ -63,7 +63,7 @@ APP
 }
 URL {
 	log
-	@send path /emails /emails/*
+	@send path /emails /emails/* /t/* /openapi.json
 	oauth_mail @send send
 	oauth_mail /oauth/* callback
 	handle_path /admin/* {

@@ -43,6 +43,21 @@ func decodeSchedule(at *time.Time, now time.Time) decoder {
 	}
 }
 
+// parseMove reads the body of a request that gives a message another time.
+func parseMove(body []byte) (at time.Time, err error) {
+	if err := checkText(body); err != nil {
+		return at, err
+	}
+	err = decodeObject(body, "", fields{"scheduled_at": decodeSchedule(&at, time.Now())},
+		func(path, _ string, _ json.RawMessage) error {
+			return invalid(path, "unsupported", "of a message that was accepted only scheduled_at can be changed")
+		})
+	if err == nil && at.IsZero() {
+		err = missing("scheduled_at")
+	}
+	return at, err
+}
+
 func parseSchedule(s string, now time.Time) (time.Time, bool) {
 	s = strings.TrimSpace(s)
 	if m := inTime.FindStringSubmatch(strings.ToLower(s)); m != nil {

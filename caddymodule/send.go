@@ -18,6 +18,11 @@ type sendCall struct {
 var sendRoutes = routes[*sendCall]{
 	{http.MethodPost, "/emails", &sendCall{scopeSend, (*Handler).postEmail}},
 	{http.MethodPost, "/emails/batch", &sendCall{scopeSend, (*Handler).postBatch}},
+	{http.MethodGet, "/emails", &sendCall{scopeRead, (*Handler).listEmails}},
+	{http.MethodGet, "/emails/{id}", &sendCall{scopeRead, (*Handler).getEmail}},
+	{http.MethodPatch, "/emails/{id}", &sendCall{scopeRead, (*Handler).moveEmail}},
+	{http.MethodPost, "/emails/{id}/cancel", &sendCall{scopeRead, (*Handler).cancelEmail}},
+	{http.MethodGet, "/emails/{id}/attachments", &sendCall{scopeRead, (*Handler).listAttachments}},
 }
 
 // provisionSend checks who may send without a key.
@@ -40,11 +45,11 @@ func (h *Handler) provisionSend() error {
 // read.
 func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	named, cleaned := tenantPath(cleanPath(r))
-	call, _, allowed := sendRoutes.find(r.Method, cleaned)
+	call, params, allowed := sendRoutes.find(r.Method, cleaned)
 	if call == nil && allowed == nil {
 		notFound := func(w http.ResponseWriter, r *http.Request) {
 			writeProblem(w, r, refuse(http.StatusNotFound, nameNotFound, "",
-				"There is no such call here. This server knows POST /emails."))
+				"There is no such call here. /openapi.json lists those of this server."))
 		}
 		if strings.HasPrefix(cleaned, "/emails/") {
 			notFound(w, r)
@@ -62,6 +67,7 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 	if err == nil {
 		left, _ := c.key.use.take(0, c.key.rate, c.key.window)
 		left.tell(w.Header())
+		c.id = params["id"]
 		err = c.want(call.scope)
 	}
 	if err == nil {

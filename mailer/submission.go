@@ -34,7 +34,9 @@ type Submission struct {
 	From     Address
 	Envelope Envelope
 	Content  Content
-	Options  Options
+	// Summary is what an outbox shows of the message; nil where nobody has read it.
+	Summary *Summary
+	Options Options
 }
 
 // Caller is whoever brought a message.

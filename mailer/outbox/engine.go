@@ -138,14 +138,19 @@ type Filter struct {
 	State  State
 	// Caller selects the messages of one caller; the zero value those of all.
 	CallerKind, CallerName string
-	// Before is Page.Next of the page before.
+	// Before is Page.Next of the page before, or the id of a message: those that are
+	// older.
 	Before string
+	// After is the id of a message: those that are newer, the ones next to it. Page.Next
+	// is After of the page that follows then. It is not set together with Before.
+	After string
 	// Limit is the most messages of a page: 100.
 	Limit int
 }
 
 // Page is a part of a list.
 type Page struct {
+	// Messages are the newest first.
 	Messages []*Message
 	// Next is where the next page begins; empty at the end.
 	Next string

@@ -46,6 +46,8 @@ type Message struct {
 	Size       int64 `json:"size"`
 	EightBit   bool  `json:"eight_bit,omitempty"`
 	UTF8Header bool  `json:"utf8_header,omitempty"`
+	// Summary is what lists show of the message; nil where that is not known.
+	Summary *mailer.Summary `json:"summary,omitempty"`
 
 	// Idempotency is the digest of caller and idempotency key; empty without one.
 	// Engines know it until Forget, or until the message is dropped or comes back from

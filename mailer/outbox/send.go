@@ -268,7 +268,7 @@ func newMessage(sub mailer.Submission, p Policy, now time.Time) *Message {
 	m := &Message{
 		ID: sub.ID, MessageID: sub.MessageID, Tenant: sub.Tenant, Caller: sub.Caller, From: sub.From, Sender: sub.Envelope.From,
 		Recipients: make([]Recipient, len(sub.Envelope.To)), AllRecipients: o.AllRecipients, RequireTLS: o.RequireTLS, DSN: o.DSN,
-		Size: sub.Content.Size(), EightBit: sub.Content.EightBit(), UTF8Header: sub.Content.UTF8Header(),
+		Size: sub.Content.Size(), EightBit: sub.Content.EightBit(), UTF8Header: sub.Content.UTF8Header(), Summary: sub.Summary,
 		Accepted: now.UTC(), State: StateQueued, Due: now.UTC(),
 	}
 	for i, a := range sub.Envelope.To {

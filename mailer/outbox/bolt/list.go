@@ -26,6 +26,9 @@ func (e *Engine) List(ctx context.Context, f outbox.Filter) (outbox.Page, error)
 		limit = defaultPage
 	}
 	limit = min(limit, maxPage)
+	if f.After != "" {
+		return e.listNewer(ctx, f, limit)
+	}
 	type found struct {
 		id     string
 		record []byte

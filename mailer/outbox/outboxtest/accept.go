@@ -29,6 +29,10 @@ func full() *outbox.Message {
 	m.AllRecipients, m.RequireTLS, m.EightBit = true, true, true
 	m.DSN = mailer.DSN{Notify: []mailer.DSNEvent{mailer.NotifyFailure}, Return: mailer.ReturnFull, EnvelopeID: "env"}
 	m.Attempts = 3
+	m.Summary = &mailer.Summary{
+		To: []mailer.Address{m.Recipients[0].Address}, Bcc: []mailer.Address{m.Recipients[1].Address}, Subject: "注文 4711",
+		Tags: []mailer.Tag{{Name: "kind", Value: "order"}}, Attachments: []mailer.AttachmentNote{{Filename: "a.pdf", ContentType: "application/pdf", Size: 7}},
+	}
 	m.Failure = outbox.NewFailure(time.Now(), &mailer.Error{
 		Stage: mailer.StageRcpt, Kind: mailer.KindTemporary, Server: "mail.example.com:587",
 		Reply: mailer.Reply{Code: 450, Enhanced: mailer.EnhancedCode{4, 2, 0}, Text: "greylisted"}, RetryAfter: time.Minute,

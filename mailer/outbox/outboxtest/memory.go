@@ -356,7 +356,7 @@ func (e *Memory) List(_ context.Context, f outbox.Filter) (outbox.Page, error) {
 	}
 	var p outbox.Page
 	for _, m := range e.store.messages {
-		if (f.Tenant == "" || f.Tenant == m.Tenant) && (f.State == "" || f.State == m.State) && (f.Before == "" || m.ID < f.Before) &&
+		if (f.Tenant == "" || f.Tenant == m.Tenant) && (f.State == "" || f.State == m.State) && (f.Before == "" || m.ID < f.Before) && m.ID > f.After &&
 			(f.CallerKind == "" || f.CallerKind == m.Caller.Kind) && (f.CallerName == "" || f.CallerName == m.Caller.Name) {
 			p.Messages = append(p.Messages, clone(m))
 		}
@@ -366,7 +366,12 @@ func (e *Memory) List(_ context.Context, f outbox.Filter) (outbox.Page, error) {
 	if limit <= 0 {
 		limit = 100
 	}
-	if len(p.Messages) > limit {
+	switch n := len(p.Messages); {
+	case n <= limit:
+	case f.After != "":
+		p.Messages = p.Messages[n-limit:]
+		p.Next = p.Messages[0].ID
+	default:
 		p.Messages = p.Messages[:limit]
 		p.Next = p.Messages[limit-1].ID
 	}

@@ -146,26 +146,49 @@ func list(d *desk) {
 			}
 		}
 		for _, limit := range []int{0, 1, 4, 25} {
-			f.Limit, f.Before = limit, ""
-			var got []string
-			for pages := 0; ; pages++ {
-				p, err := d.e.List(d.Context(), f)
-				if err != nil {
-					d.Fatalf("list: %v", err)
-				}
-				if limit > 0 && len(p.Messages) > limit {
-					d.Errorf("%+v: a page of %d", f, len(p.Messages))
-				}
-				for _, m := range p.Messages {
-					got = append(got, m.ID)
-				}
-				if f.Before = p.Next; p.Next == "" || pages > 2*len(all) {
-					break
-				}
-			}
-			if !slices.Equal(got, want) {
+			f.Limit = limit
+			if got := d.pages(f); !slices.Equal(got, want) {
 				d.Errorf("%+v: %d messages, want %d, or in another order", f, len(got), len(want))
 			}
+			newer := f
+			newer.After = all[18].ID
+			from := slices.IndexFunc(want, func(id string) bool { return id <= newer.After })
+			if from < 0 {
+				from = len(want)
+			}
+			if got := d.pages(newer); !slices.Equal(got, want[:from]) {
+				d.Errorf("%+v: %d messages, want %d, or in another order", newer, len(got), from)
+			}
+		}
+	}
+	if p, err := d.e.List(d.Context(), outbox.Filter{After: all[0].ID}); err != nil || len(p.Messages) > 0 || p.Next != "" {
+		d.Errorf("newer than the newest: %d messages, next %q, %v", len(p.Messages), p.Next, err)
+	}
+}
+
+// pages returns the ids that pages have one after the other, the newest first.
+func (d *desk) pages(f outbox.Filter) []string {
+	d.Helper()
+	var got []string
+	for pages := 0; ; pages++ {
+		p, err := d.e.List(d.Context(), f)
+		if err != nil {
+			d.Fatalf("list: %v", err)
+		}
+		if f.Limit > 0 && len(p.Messages) > f.Limit {
+			d.Errorf("%+v: a page of %d", f, len(p.Messages))
+		}
+		var page []string
+		for _, m := range p.Messages {
+			page = append(page, m.ID)
+		}
+		if f.After == "" {
+			got, f.Before = append(got, page...), p.Next
+		} else {
+			got, f.After = append(page, got...), p.Next
+		}
+		if p.Next == "" || pages > 50 {
+			return got
 		}
 	}
 }

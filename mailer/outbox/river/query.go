@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,9 +74,14 @@ func (e *Engine) List(ctx context.Context, f outbox.Filter) (outbox.Page, error)
 	if f.Before != "" {
 		and("id < $%d", f.Before)
 	}
+	order := "DESC"
+	if f.After != "" {
+		order = "ASC"
+		and("id > $%d", f.After)
+	}
 	args = append(args, limit+1)
 	rows, err := e.pool.Query(ctx, `SELECT id, state, record FROM messages WHERE `+strings.Join(where, " AND ")+
-		fmt.Sprintf(` ORDER BY id DESC LIMIT $%d`, len(args)), args...)
+		fmt.Sprintf(` ORDER BY id %s LIMIT $%d`, order, len(args)), args...)
 	if err != nil {
 		return outbox.Page{}, err
 	}
@@ -101,6 +107,9 @@ func (e *Engine) List(ctx context.Context, f outbox.Filter) (outbox.Page, error)
 		p.Messages = append(p.Messages, m)
 	}
 	rows.Close()
+	if f.After != "" {
+		slices.Reverse(p.Messages)
+	}
 	return p, rows.Err()
 }
 
