@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -35,13 +34,11 @@ type smtpServer struct {
 
 	mu      sync.Mutex
 	serving bool
-	// words are those of the configurations that have started, the newest last.
-	words []smtpWord
+	claims  claims[App, smtpClaim]
 }
 
-// smtpWord is what a configuration says of an address.
-type smtpWord struct {
-	by       *App
+// smtpClaim is what a configuration wants of an address.
+type smtpClaim struct {
 	entrance *smtpEntrance
 	config   *listener.Config
 }
@@ -73,7 +70,7 @@ func (h *holdings) smtpServer(a smtpAddress) (*smtpServer, error) {
 func (s *smtpServer) hold(by *App, e *smtpEntrance, c *listener.Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.words = append(s.words, smtpWord{by, e, c})
+	s.claims.add(by, smtpClaim{e, c})
 	s.useLocked()
 	if s.serving {
 		return
@@ -86,22 +83,19 @@ func (s *smtpServer) hold(by *App, e *smtpEntrance, c *listener.Config) {
 	}()
 }
 
-// withdraw takes a configuration's word back. If it is the newest, since another
-// part of it could not start, the one before is in force again.
+// withdraw has no more sessions begin with a configuration that ends.
 func (s *smtpServer) withdraw(by *App) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.words = slices.DeleteFunc(s.words, func(w smtpWord) bool { return w.by == by })
+	s.claims.withdraw(by)
 	s.useLocked()
 }
 
 func (s *smtpServer) useLocked() {
-	if len(s.words) == 0 {
-		return
+	if c := s.claims.newest(); c != nil {
+		s.relay.to(c.by.logger)
+		s.server.Use(c.want.config)
 	}
-	newest := s.words[len(s.words)-1]
-	s.relay.to(newest.by.logger)
-	s.server.Use(newest.config)
 }
 
 // revoked reports that somebody who could send when his session began cannot sign in
@@ -109,10 +103,11 @@ func (s *smtpServer) useLocked() {
 func (s *smtpServer) revoked(e *smtpEntrance, id *listener.Identity) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.words) == 0 {
+	c := s.claims.newest()
+	if c == nil {
 		return false // the sessions end anyway
 	}
-	now := s.words[len(s.words)-1].entrance
+	now := c.want.entrance
 	return now != e && !now.knows(e, id)
 }
 

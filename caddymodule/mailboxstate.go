@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"slices"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -15,15 +14,8 @@ import (
 type mailboxState struct {
 	limiter mailer.Limiter
 
-	mu sync.Mutex
-	// words are those of the configurations that have started, the newest last.
-	words []limitsWord
-}
-
-// limitsWord is what a configuration holds a mailbox to.
-type limitsWord struct {
-	by     *holdings
-	limits limits
+	mu     sync.Mutex
+	claims claims[holdings, limits]
 }
 
 // Destruct does nothing: there is memory only.
@@ -67,27 +59,26 @@ func (h *holdings) begin() {
 func (s *mailboxState) hold(by *holdings, l limits) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.words = append(s.words, limitsWord{by, l})
+	s.claims.add(by, l)
 	s.setLocked()
 }
 
-// withdraw takes a configuration's word back. If it is the newest, since another
-// part of it could not start, the one before is in force again.
+// withdraw has the limits of a configuration that ends count no more.
 func (s *mailboxState) withdraw(by *holdings) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := len(s.words)
-	if n == 0 {
-		return
-	}
-	newest := s.words[n-1].by
-	s.words = slices.DeleteFunc(s.words, func(w limitsWord) bool { return w.by == by })
-	if newest == by && len(s.words) > 0 {
+	before := s.claims.newest()
+	s.claims.withdraw(by)
+	if before != s.claims.newest() {
 		s.setLocked()
 	}
 }
 
 func (s *mailboxState) setLocked() {
-	l := s.words[len(s.words)-1].limits
+	c := s.claims.newest()
+	if c == nil {
+		return
+	}
+	l := c.want
 	s.limiter.Set(l.rate, l.window, l.recipientsPerDay, l.connections)
 }

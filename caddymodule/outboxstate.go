@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -41,23 +40,19 @@ type outboxState struct {
 	// settings are in force.
 	box     *outbox.Outbox
 	running *outboxRun
-	// words are those of the configurations that have started, the newest last.
-	words []outboxWord
-	// inForce is the configuration of the word in force, also when that was withdrawn
+	// claims are in force when they are loaded.
+	claims claims[App, outboxClaim]
+	// inForce is the configuration of the claim in force, also when that was withdrawn
 	// and there is none, and the one that opened the engine until there is.
 	inForce *App
 	// opened are the settings that the engine was opened with.
 	opened []byte
 }
 
-// outboxWord is what a configuration says of an outbox.
-type outboxWord struct {
-	by       *App
+// outboxClaim is what a configuration wants of an outbox.
+type outboxClaim struct {
 	settings outbox.Settings
 	keys     *tokens.KeyRing
-	// loaded is set when the other apps of the configuration have started, too. Until
-	// then its settings are not in force.
-	loaded bool
 }
 
 // takeOutbox takes a reference to an outbox. It opens nothing.
@@ -89,7 +84,7 @@ func (a *App) useOutbox() (box *outbox.Outbox, release func(), err error) {
 	return box, release, nil
 }
 
-// open opens the engine by the words of a configuration, unless it is open.
+// open opens the engine by the settings of a configuration, unless it is open.
 func (s *outboxState) open(by *App) (*outbox.Outbox, error) {
 	s.opening.Lock()
 	defer s.opening.Unlock()
@@ -138,7 +133,7 @@ func (s *outboxState) hold(by *App) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.words = append(s.words, outboxWord{by: by, settings: s.settings(by), keys: keys})
+	s.claims.add(by, outboxClaim{s.settings(by), keys})
 	s.useLocked()
 	if now := engineSettings(by.engine); !bytes.Equal(now, s.opened) {
 		by.logger.Warn("settings of the outbox have changed that count from when it is opened; restart Caddy to put them in force",
@@ -152,14 +147,10 @@ func (s *outboxState) hold(by *App) error {
 func (s *outboxState) takeForce(by *App) (before *App) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w := s.wordLocked(); w != nil {
-		before = w.by
+	if c := s.claims.newestLoaded(); c != nil {
+		before = c.by
 	}
-	for i := range s.words {
-		if s.words[i].by == by {
-			s.words[i].loaded = true
-		}
-	}
+	s.claims.load(by)
 	s.useLocked()
 	s.runLocked()
 	return before
@@ -171,46 +162,36 @@ func engineSettings(e outboxEngine) []byte {
 	return text
 }
 
-// withdraw takes a configuration's word back. If it was in force, since what Caddy
-// does last with a configuration failed, the one before is again, and what parked
-// meanwhile is let go.
+// withdraw takes back what a configuration wants that ends. If it was in force, since
+// what Caddy does last with a configuration failed, the one before is again, and what
+// parked meanwhile is let go.
 func (s *outboxState) withdraw(by *App) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.wordLocked()
-	s.words = slices.DeleteFunc(s.words, func(w outboxWord) bool { return w.by == by })
+	before := s.claims.newestLoaded()
+	s.claims.withdraw(by)
 	s.useLocked()
-	if now := s.wordLocked(); before != nil && now != nil && before.by != now.by {
+	if now := s.claims.newestLoaded(); before != nil && now != nil && before.by != now.by {
 		go now.by.guarded(func() { now.by.openChanged(context.Background(), by) })
 	}
 }
 
-// wordLocked is the word in force; nil for none.
-func (s *outboxState) wordLocked() *outboxWord {
-	for _, w := range slices.Backward(s.words) {
-		if w.loaded {
-			return &w
-		}
-	}
-	return nil
-}
-
 func (s *outboxState) useLocked() {
-	if s.box == nil || len(s.words) == 0 {
+	if s.box == nil || len(s.claims) == 0 {
 		return
 	}
-	rings := make([]*tokens.KeyRing, len(s.words))
-	for i, w := range s.words {
-		rings[i] = w.keys
+	rings := make([]*tokens.KeyRing, len(s.claims))
+	for i, c := range s.claims {
+		rings[i] = c.want.keys
 	}
 	s.sealer.use(rings...)
-	w := s.wordLocked()
-	if w == nil {
+	c := s.claims.newestLoaded()
+	if c == nil {
 		return
 	}
-	s.inForce = w.by
-	s.relay.to(w.by.logger)
-	s.box.Use(w.settings)
+	s.inForce = c.by
+	s.relay.to(c.by.logger)
+	s.box.Use(c.want.settings)
 }
 
 // runLocked begins to hand out messages, unless that has begun.
@@ -241,11 +222,11 @@ func (s *outboxState) app() *App {
 func (s *outboxState) newest() (*outbox.Outbox, *App) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := s.wordLocked()
-	if w == nil {
+	c := s.claims.newestLoaded()
+	if c == nil {
 		return s.box, nil
 	}
-	return s.box, w.by
+	return s.box, c.by
 }
 
 // releaseOutbox gives the reference of a configuration back.
