@@ -320,12 +320,7 @@ func TestValidateDisturbsNothing(t *testing.T) {
 // nothing behind.
 func TestValidateMakesNoKey(t *testing.T) {
 	t.Parallel()
-	p := &caddyProcess{t: t, dir: t.TempDir()}
-	p.config = filepath.Join(p.dir, "Caddyfile")
-	config := strings.NewReplacer("DIR", p.dir, "URL", "http://127.0.0.1:1", "ADMIN", "off", "APP", passwordTenant(t, mailertest.NewServer(t))).Replace(siteConfig)
-	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	p := configureCaddy(t, passwordTenant(t, mailertest.NewServer(t)), "")
 	if out, err := p.command("validate", "--config", p.config, "--adapter", "caddyfile").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

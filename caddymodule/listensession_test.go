@@ -636,10 +636,7 @@ func TestSMTPValidate(t *testing.T) {
 	t.Parallel()
 	_, tenants := sinkTenants(t)
 	taken := sinkAddress(t)
-	p := &caddyProcess{t: t, dir: t.TempDir()}
-	p.config = filepath.Join(p.dir, "Caddyfile")
-	app := tenants + "smtp " + taken + " {\ntls off\nnetwork 127.0.0.1 {\ntenant default\n}\n}\n"
-	writeFile(t, p.config, []byte(strings.NewReplacer("DIR", p.dir, "URL", "http://"+freeAddress(t), "ADMIN", "off", "APP", app).Replace(siteConfig)))
+	p := configureCaddy(t, tenants+"smtp "+taken+" {\ntls off\nnetwork 127.0.0.1 {\ntenant default\n}\n}\n", "")
 	if out, err := p.command("validate", "--config", p.config, "--adapter", "caddyfile").CombinedOutput(); err != nil {
 		t.Errorf("validate: %v: %s", err, out)
 	}

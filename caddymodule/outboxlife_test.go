@@ -205,10 +205,7 @@ func TestOutboxLocked(t *testing.T) {
 	key := "encryption_key " + tokens.NewKey() + "\n"
 	app := key + "outbox bbolt " + folder + "\n" + scripted(t, script)
 	p := startCaddy(t, app)
-	second := &caddyProcess{t: t, dir: t.TempDir()}
-	second.config = filepath.Join(second.dir, "Caddyfile")
-	config := strings.NewReplacer("DIR", second.dir, "URL", "http://"+freeAddress(t), "ADMIN", "off", "APP", app).Replace(siteConfig)
-	writeFile(t, second.config, []byte(config))
+	second := configureCaddy(t, app, "")
 	began := time.Now()
 	if out, err := second.command("validate", "--config", second.config, "--adapter", "caddyfile").CombinedOutput(); err != nil || time.Since(began) > 9*time.Second {
 		t.Errorf("validate took %v: %v: %s", time.Since(began), err, out)

@@ -92,15 +92,21 @@ func startCaddy(t *testing.T, app string) *caddyProcess {
 // startCaddyWith does so with more lines in the site.
 func startCaddyWith(t *testing.T, app, site string) *caddyProcess {
 	t.Helper()
-	dir := t.TempDir()
-	url, admin := "http://"+freeAddress(t), freeAddress(t)
-	config := strings.NewReplacer("DIR", dir, "APP", app, "SITE", site, "URL", url, "ADMIN", admin).Replace(siteConfig)
-	p := &caddyProcess{t: t, URL: url, admin: admin, dir: dir, config: filepath.Join(dir, "Caddyfile"), output: newLogFile(t)}
-	if err := os.WriteFile(p.config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	p := configureCaddy(t, app, site)
 	t.Cleanup(p.kill)
 	p.start()
+	return p
+}
+
+// configureCaddy makes one that is not started.
+func configureCaddy(t *testing.T, app, site string) *caddyProcess {
+	t.Helper()
+	dir := t.TempDir()
+	p := &caddyProcess{
+		t: t, URL: "http://" + freeAddress(t), admin: freeAddress(t), dir: dir, config: filepath.Join(dir, "Caddyfile"), output: newLogFile(t),
+	}
+	config := strings.NewReplacer("DIR", dir, "APP", app, "SITE", site, "URL", p.URL, "ADMIN", p.admin).Replace(siteConfig)
+	writeFile(t, p.config, []byte(config))
 	return p
 }
 
