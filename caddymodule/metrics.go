@@ -86,6 +86,7 @@ var (
 	queueOldest   = prometheus.NewDesc("caddy_oauth_mail_queue_oldest_age_seconds", "Age of the oldest message that waits to be sent.", []string{"tenant"}, nil)
 	outboxBytes   = prometheus.NewDesc("caddy_oauth_mail_outbox_bytes", "What the outbox takes on the disk.", nil, nil)
 	outboxTakes   = prometheus.NewDesc("caddy_oauth_mail_outbox_accepting", "0 from a message that could not be stored until one is; else 1.", nil, nil)
+	outboxFlushes = prometheus.NewDesc("caddy_oauth_mail_outbox_flushes_total", "How often the outbox has waited for the disk.", nil, nil)
 	outboxMax     = prometheus.NewDesc("caddy_oauth_mail_outbox_max_bytes", "The most that the outbox may take on the disk; zero for no limit.", nil, nil)
 )
 
@@ -95,7 +96,7 @@ var queueStates = []outbox.State{outbox.StateScheduled, outbox.StateQueued, outb
 
 // Describe names the metrics.
 func (outboxMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{queueMessages, queueOldest, outboxBytes, outboxMax, outboxTakes} {
+	for _, d := range []*prometheus.Desc{queueMessages, queueOldest, outboxBytes, outboxMax, outboxTakes, outboxFlushes} {
 		ch <- d
 	}
 }
@@ -135,6 +136,7 @@ func (outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 		read++
 		total.Bytes += stats.Bytes
 		total.MaxBytes += stats.MaxBytes
+		total.Flushes += stats.Flushes
 		for name, t := range stats.Tenants {
 			label := app.label(name)
 			for _, state := range queueStates {
@@ -164,5 +166,6 @@ func (outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(queueOldest, prometheus.GaugeValue, age, name)
 	}
 	ch <- prometheus.MustNewConstMetric(outboxBytes, prometheus.GaugeValue, float64(total.Bytes))
+	ch <- prometheus.MustNewConstMetric(outboxFlushes, prometheus.CounterValue, float64(total.Flushes))
 	ch <- prometheus.MustNewConstMetric(outboxMax, prometheus.GaugeValue, float64(total.MaxBytes))
 }

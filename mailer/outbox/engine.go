@@ -162,6 +162,9 @@ type Stats struct {
 	// Bytes is what messages and contents take on the disk, as far as the engine
 	// knows, and MaxBytes the most that they may; zero for no limit.
 	Bytes, MaxBytes int64
+	// Flushes counts how often the engine has waited for the disk since it was opened;
+	// zero where that is another program's business.
+	Flushes int64
 }
 
 // TenantStats are the figures of one tenant.

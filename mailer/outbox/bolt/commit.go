@@ -3,6 +3,7 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,6 +33,7 @@ func (e *Engine) commits() {
 		case <-e.queue.wake:
 		case <-timer.C:
 		}
+		runtime.Gosched() // who is ready to run may bring something, too
 		ops, last := e.queue.take()
 		e.step(ops)
 		if last {

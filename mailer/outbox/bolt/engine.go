@@ -47,6 +47,8 @@ type Engine struct {
 	used    atomic.Int64 // octets in use, about
 	filling atomic.Int64 // octets of files that no record tells of yet
 
+	flushes atomic.Int64 // of the journal and of db
+
 	behind atomic.Bool // some changes are in the journal and not in db
 
 	// The rest belongs to the goroutine that commits.

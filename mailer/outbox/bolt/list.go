@@ -196,7 +196,7 @@ func countedTenants(index *bbolt.Bucket, s outbox.State) iter.Seq2[string, int64
 
 // Stats implements [outbox.Engine].
 func (e *Engine) Stats(ctx context.Context) (outbox.Stats, error) {
-	s := outbox.Stats{Tenants: map[string]outbox.TenantStats{}, MaxBytes: e.options.MaxBytes}
+	s := outbox.Stats{Tenants: map[string]outbox.TenantStats{}, MaxBytes: e.options.MaxBytes, Flushes: e.flushes.Load()}
 	err := e.view(func(tx *bbolt.Tx) error {
 		index := tx.Bucket(bucketIndex)
 		s.Bytes = inUse(tx) + number(index.Get(keyFiles))

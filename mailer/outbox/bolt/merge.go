@@ -153,9 +153,15 @@ func (e *Engine) rollback() {
 	}
 }
 
+// flush makes changes durable, and counts.
+func (e *Engine) flush(write func() error) error {
+	e.flushes.Add(1)
+	return e.commit(write)
+}
+
 // journalize makes an entry durable in the journal.
 func (e *Engine) journalize(entry []byte, now time.Time) error {
-	if err := e.commit(func() error { return e.journal.add(entry, e.syncData) }); err != nil {
+	if err := e.flush(func() error { return e.journal.add(entry, e.syncData) }); err != nil {
 		e.journal.spent = true
 		return err
 	}
@@ -183,7 +189,7 @@ func (e *Engine) merge(last bool) error {
 	}
 	if err == nil {
 		tx.DB().NoFreelistSync = tx.DB().Stats().FreePageN > e.maxFreeList
-		err = e.commit(tx.Commit)
+		err = e.flush(tx.Commit)
 	}
 	e.rollback() // it may have ended already
 	if err != nil {
