@@ -49,6 +49,9 @@ type Caller struct {
 	Addr netip.Addr
 	// Request is the entrance's own id of the call, where it has one, for logs.
 	Request string
+	// Trace is the id of the trace that the call belongs to (W3C Trace Context), where
+	// it belongs to one, for logs.
+	Trace string
 }
 
 func (c Caller) String() string { return c.Kind + " " + c.Name }

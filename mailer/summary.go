@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 )
 
@@ -45,4 +46,12 @@ func (m *Message) Summary() *Summary {
 		s.Attachments = append(s.Attachments, n)
 	}
 	return s
+}
+
+// Clone returns a copy that shares nothing with s.
+func (s *Summary) Clone() *Summary {
+	c := *s
+	c.To, c.Cc, c.Bcc, c.ReplyTo = slices.Clone(s.To), slices.Clone(s.Cc), slices.Clone(s.Bcc), slices.Clone(s.ReplyTo)
+	c.Tags, c.Attachments = slices.Clone(s.Tags), slices.Clone(s.Attachments)
+	return &c
 }

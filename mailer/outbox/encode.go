@@ -43,6 +43,9 @@ func (m *Message) AppendJSON(b []byte) ([]byte, error) {
 	e.b = strconv.AppendInt(e.b, m.Size, 10)
 	e.yes("eight_bit", m.EightBit)
 	e.yes("utf8_header", m.UTF8Header)
+	if m.Summary != nil {
+		e.summary(m.Summary)
+	}
 	e.octets("idempotency", m.Idempotency)
 	e.octets("fingerprint", m.Fingerprint)
 	e.time("accepted", m.Accepted)
@@ -163,6 +166,7 @@ func (e *encoder) caller(c mailer.Caller) {
 	}
 	e.text("Addr", addr)
 	e.text("Request", c.Request)
+	e.text("Trace", c.Trace)
 	e.b = append(e.b, '}')
 }
 
@@ -171,6 +175,38 @@ func (e *encoder) address(a mailer.Address) {
 	e.text("Name", a.Name)
 	e.text("Local", a.Local)
 	e.text("Domain", a.Domain)
+	e.b = append(e.b, '}')
+}
+
+func (e *encoder) addresses(name string, list []mailer.Address) {
+	if len(list) == 0 {
+		return
+	}
+	e.name(name)
+	e.b = append(e.b, '[')
+	for _, a := range list {
+		e.next()
+		e.address(a)
+	}
+	e.b = append(e.b, ']')
+}
+
+func (e *encoder) summary(s *mailer.Summary) {
+	e.name("summary")
+	e.b = append(e.b, '{')
+	e.addresses("to", s.To)
+	e.addresses("cc", s.Cc)
+	e.addresses("bcc", s.Bcc)
+	e.addresses("reply_to", s.ReplyTo)
+	if s.Subject != "" {
+		e.text("subject", s.Subject)
+	}
+	if len(s.Tags) > 0 {
+		e.other("tags", s.Tags)
+	}
+	if len(s.Attachments) > 0 {
+		e.other("attachments", s.Attachments)
+	}
 	e.b = append(e.b, '}')
 }
 

@@ -94,6 +94,9 @@ func (m *Message) Clone() *Message {
 		d := m.Delivery.clone()
 		c.Delivery = &d
 	}
+	if m.Summary != nil {
+		c.Summary = m.Summary.Clone()
+	}
 	if c.Earlier = slices.Clone(m.Earlier); c.Earlier != nil {
 		for i, d := range c.Earlier {
 			c.Earlier[i] = d.clone()
