@@ -113,6 +113,7 @@ func TestDiagnosisWithoutReply(t *testing.T) {
 		{StageConnect, KindConfig, codeProxyForbids, nil, "general.proxy_refused", diagnosis.Permanent},
 		{StageConnect, KindConfig, codeNoProxy, nil, "general.proxy_wrong_kind", diagnosis.Permanent},
 		{StageConnect, KindConfig, codeProxyTLS, x509.UnknownAuthorityError{}, "general.proxy_tls", diagnosis.Permanent},
+		{StageConnect, KindConfig, "address_refused", errors.New("refused"), "general.address_refused", diagnosis.Permanent},
 	} {
 		e := &Error{Stage: tt.stage, Kind: tt.kind, Server: "smtp.office365.com:587", Code: tt.code, Err: tt.err}
 		if d := e.Diagnosis(); d.ID != tt.want || d.Class != tt.class {

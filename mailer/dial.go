@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Security is how a connection to a mail server is protected. There is no
@@ -57,6 +58,10 @@ type Server struct {
 	// verify its certificate too, where it has one. It excludes Plaintext, since
 	// what the proxy would connect to cannot be checked.
 	Proxy Proxy
+	// Allow checks each address before a connection to it is made, the proxy's own
+	// included, and whatever name has led to it. Its error is the reason why not. Nil
+	// allows all.
+	Allow func(netip.Addr) error
 	// Dial replaces the dialer and the proxy, for tests. It is given "tcp" and
 	// host:port; with Plaintext the host is an address that was checked.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -178,7 +183,9 @@ func (c *Conn) dial(ctx context.Context) *Error {
 func (c *Conn) dialAny(ctx context.Context) *Error {
 	fail := func(err error) *Error {
 		e := &Error{Stage: StageConnect, Kind: KindTemporary, Server: c.server.addr(), Err: err}
-		if p, ok := errors.AsType[*ProxyError](err); ok {
+		if r, ok := errors.AsType[addressRefused](err); ok {
+			e.Kind, e.Code, e.Err = KindConfig, "address_refused", r.error
+		} else if p, ok := errors.AsType[*ProxyError](err); ok {
 			e.Kind, e.Code = p.Kind, p.Code
 		} else if _, ok := errors.AsType[*net.DNSError](err); ok {
 			// A name that is not found may be a typing error as well as a
@@ -202,9 +209,10 @@ func (c *Conn) dialAny(ctx context.Context) *Error {
 	}
 	dial := c.server.Dial
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		direct := c.server.dialer()
+		dial = direct.DialContext
 		if !c.server.Proxy.IsZero() {
-			dial = proxyDialer{c.server.Proxy, c.server.RootCAs}.DialContext
+			dial = proxyDialer{c.server.Proxy, c.server.RootCAs, direct}.DialContext
 		}
 	}
 	var err error
@@ -215,6 +223,26 @@ func (c *Conn) dialAny(ctx context.Context) *Error {
 		}
 	}
 	return fail(err)
+}
+
+// addressRefused is why an address may not be connected to.
+type addressRefused struct{ error }
+
+// dialer connects to addresses that are allowed.
+func (s Server) dialer() *net.Dialer {
+	if s.Allow == nil {
+		return new(net.Dialer)
+	}
+	return &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		if err == nil {
+			err = s.Allow(to.Addr().Unmap())
+		}
+		if err != nil {
+			return addressRefused{err}
+		}
+		return nil
+	}}
 }
 
 // nearAddrs looks the host up and keeps the addresses that plaintext may go

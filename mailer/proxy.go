@@ -76,6 +76,8 @@ type proxyDialer struct {
 	// RootCAs verify the certificate of a proxy that is spoken to by TLS; nil
 	// means those of the system.
 	RootCAs *x509.CertPool
+	// Direct connects to the proxy.
+	Direct *net.Dialer
 }
 
 // DialContext returns a connection to addr, host:port, that the proxy made. The
@@ -101,7 +103,7 @@ func (d proxyDialer) dial(ctx context.Context, network, addr string) (net.Conn, 
 	if strings.HasPrefix(d.Proxy.url.Scheme, "socks5") {
 		return d.socks(ctx, network, addr)
 	}
-	nc, err := new(net.Dialer).DialContext(ctx, "tcp", d.Proxy.addr())
+	nc, err := d.Direct.DialContext(ctx, "tcp", d.Proxy.addr())
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +190,7 @@ func (d proxyDialer) socks(ctx context.Context, network, addr string) (net.Conn,
 		password, _ := user.Password()
 		auth = &proxy.Auth{User: user.Username(), Password: password}
 	}
-	s, err := proxy.SOCKS5("tcp", d.Proxy.addr(), auth, new(net.Dialer))
+	s, err := proxy.SOCKS5("tcp", d.Proxy.addr(), auth, d.Direct)
 	if err != nil {
 		return nil, err
 	}

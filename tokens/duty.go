@@ -31,10 +31,13 @@ const (
 // duty is a Refresher at work.
 type duty struct {
 	*Refresher
-	ctx    context.Context
-	upkeep upkeep
-	plan   *plan
-	lines  [errands]*line
+	ctx context.Context
+	// sources are those that are looked after. They and the upkeep are changed on
+	// the goroutine of Run.
+	sources atomic.Pointer[[]*Source]
+	upkeep  atomic.Pointer[upkeep]
+	plan    *plan
+	lines   [errands]*line
 	// A provider or storage that hangs must not keep the others' accounts
 	// waiting: each provider has a lane of its own.
 	lanes map[string]*lane
@@ -56,8 +59,7 @@ func (r *Refresher) duty(ctx context.Context) *duty {
 	now := r.now()
 	d := &duty{
 		Refresher: r, ctx: ctx,
-		upkeep: r.Policy.of(len(r.Sources), now),
-		plan:   newPlan(len(r.Sources)),
+		plan: newPlan(len(r.Sources)),
 		lines: [errands]*line{
 			errandLearn: {every: learnStep}, errandWait: {every: waitStep},
 			errandRetry: {every: retryStep}, errandWatch: {every: watchStep},
@@ -67,21 +69,61 @@ func (r *Refresher) duty(ctx context.Context) *duty {
 		store: r.Store,
 	}
 	d.hand = d.assign
-	for i, s := range r.Sources {
+	d.sources.Store(&[]*Source{})
+	d.upkeep.Store(&upkeep{began: now})
+	d.use(r.Sources)
+	return d
+}
+
+// use takes the sources to look after from now on.
+func (d *duty) use(sources []*Source) {
+	now := d.now()
+	before := d.sources.Load()
+	d.sources.Store(&sources)
+	k := d.Policy.of(len(sources), d.upkeep.Load().began)
+	d.upkeep.Store(&k)
+	fresh := make(map[*Source]bool, len(sources))
+	for _, s := range sources {
+		fresh[s] = true
+	}
+	for _, s := range *before {
+		if fresh[s] {
+			delete(fresh, s)
+			continue
+		}
+		s.detach(d.plan)
+		d.part(s)
+	}
+	n := 0
+	for _, s := range sources {
+		if !fresh[s] {
+			continue
+		}
 		if d.store == nil {
 			d.store = s.store
 		}
-		if d.lanes[s.account.Provider] == nil {
-			l := &lane{pacer: s.pacer()}
-			l.pacer.setRate(s.client.provider.RefreshRate)
-			l.looks = crew{most: lookHands, work: func(s *Source) { d.look(l, s) }}
-			l.watches = crew{most: watchHands, work: d.watch}
-			l.asks = crew{most: paceParallel, work: func(s *Source) { d.ask(l, s) }}
-			d.lanes[s.account.Provider] = l
-		}
-		s.attach(d.plan, now.Add(time.Duration(i)*learnStep).UnixNano())
+		d.enter(s)
+		s.attach(d.plan, now.Add(time.Duration(n)*learnStep).UnixNano())
+		n++
 	}
-	return d
+}
+
+// enter makes the lane of a source, unless there is one. A provider that is asked
+// elsewhere now gets another.
+func (d *duty) enter(s *Source) {
+	name, pacer := s.account.Provider, s.pacer()
+	l := d.lanes[name]
+	if l == nil || l.pacer != pacer {
+		l = &lane{pacer: pacer}
+		l.looks = crew{most: lookHands, work: func(s *Source) { d.look(l, s) }}
+		l.watches = crew{most: watchHands, work: d.watch}
+		l.asks = crew{most: paceParallel, work: func(s *Source) { d.ask(l, s) }}
+		d.lanes[name] = l
+	}
+	if l.client != s.client {
+		l.client = s.client
+		pacer.setRate(s.client.provider.RefreshRate)
+	}
 }
 
 // step takes the turns that have come, and returns how long it is until the
@@ -104,7 +146,7 @@ func (d *duty) step(wall, steady time.Time) time.Duration {
 		if s == nil {
 			return time.Duration(min(next-now, int64(refreshTick)))
 		}
-		at, what, _ := s.turn(wall, &d.upkeep)
+		at, what, _ := s.turn(wall, d.upkeep.Load())
 		if at > now {
 			s.queued = false
 			d.plan.put(s, at)
@@ -132,16 +174,20 @@ func (d *duty) assign(s *Source, what errand) {
 	l.looks.add(d, s)
 }
 
-// replan plans the next turn of a source that was taken out of the plan. What
-// is due still has just been tried.
+// replan plans the next turn of a source that was taken out of the plan, unless it
+// is no longer looked after. What is due still has just been tried.
 func (d *duty) replan(s *Source) {
 	now := d.now()
 	d.plan.settle(s)
-	at, _, _ := s.turn(now, &d.upkeep)
+	at, _, _ := s.turn(now, d.upkeep.Load())
 	if at <= now.UnixNano() {
 		at = now.Add(refreshTick).UnixNano()
 	}
-	d.plan.put(s, at)
+	s.cell.mu.Lock()
+	defer s.cell.mu.Unlock()
+	if s.plan == d.plan {
+		d.plan.put(s, at)
+	}
 }
 
 // chores are what is to be done besides.

@@ -9,6 +9,8 @@ import (
 // lane is the work for the accounts of one provider.
 type lane struct {
 	pacer *pacer
+	// client is the one whose settings are in force.
+	client *Client
 	// looks are at the storage, and asks are refreshes. Watching has hands of its
 	// own: it would hold them up with a slow storage.
 	looks, asks, watches crew
@@ -29,7 +31,7 @@ func (d *duty) look(l *lane, s *Source) {
 		}
 	}()
 	defer survive(d.logger(), "the refresher")
-	_, _, ahead := s.turn(d.now(), &d.upkeep)
+	_, _, ahead := s.turn(d.now(), d.upkeep.Load())
 	err := s.renew(context.WithoutCancel(d.ctx), renewal{look: true, ahead: ahead})
 	switch e, _ := errors.AsType[*Error](err); {
 	case err == nil:
@@ -37,7 +39,7 @@ func (d *duty) look(l *lane, s *Source) {
 	case e == errAsk:
 		s.known = true
 		now := d.now()
-		if at, _, _ := s.turn(now, &d.upkeep); at <= now.UnixNano() {
+		if at, _, _ := s.turn(now, d.upkeep.Load()); at <= now.UnixNano() {
 			ask = true
 			l.asks.add(d, s)
 		}
@@ -74,12 +76,12 @@ func (d *duty) ask(l *lane, s *Source) {
 		return // somebody could not wait
 	}
 	d.announce(l, s)
-	_, _, ahead := s.turn(now, &d.upkeep)
+	_, _, ahead := s.turn(now, d.upkeep.Load())
 	_ = s.renew(context.WithoutCancel(d.ctx), renewal{ahead: ahead, permit: p})
 }
 
 func (d *duty) due(s *Source, now time.Time) bool {
-	at, _, _ := s.turn(now, &d.upkeep)
+	at, _, _ := s.turn(now, d.upkeep.Load())
 	return at <= now.UnixNano()
 }
 

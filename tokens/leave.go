@@ -11,7 +11,7 @@ func (d *duty) end() {
 	go func() {
 		defer close(landed)
 		d.wg.Wait()
-		for _, s := range d.Sources {
+		for _, s := range *d.sources.Load() {
 			s.detach(d.plan)
 		}
 		d.leave()
@@ -34,11 +34,8 @@ func (d *duty) end() {
 // store what is in memory only.
 func (d *duty) leave() {
 	slots := make(chan struct{}, recoverHands)
-	for _, s := range d.Sources {
-		s.cell.mu.Lock()
-		nothing := s.cell.flight == nil && !s.cell.unsaved
-		s.cell.mu.Unlock()
-		if nothing {
+	for _, s := range *d.sources.Load() {
+		if s.idle() {
 			continue
 		}
 		slots <- struct{}{}
@@ -52,6 +49,25 @@ func (d *duty) leave() {
 	if d.store != nil {
 		d.store.intents.leave()
 	}
+}
+
+// part does the same for a source that is no longer to be looked after.
+func (d *duty) part(s *Source) {
+	if s.idle() {
+		return
+	}
+	d.wg.Go(func() {
+		defer survive(d.logger(), "storing the token of an account that was removed")
+		s.leave()
+	})
+}
+
+// idle reports whether nothing of the account is under way or left to store.
+func (s *Source) idle() bool {
+	c := s.cell
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flight == nil && !c.unsaved
 }
 
 // leave is that of one source. Where another refresher looks after the account

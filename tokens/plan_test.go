@@ -165,7 +165,7 @@ func TestPokeWhileReplanned(t *testing.T) {
 		}
 		d.plan.put(s, 0)
 		_, _ = d.plan.pop(now)
-		at, _, _ := s.turn(time.Now(), &d.upkeep)
+		at, _, _ := s.turn(time.Now(), d.upkeep.Load())
 		s.Reject(s.cell.token.Load().AccessToken.Reveal())
 		d.plan.put(s, at)
 		if got, next := d.plan.pop(now); got != s {

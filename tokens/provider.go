@@ -73,6 +73,10 @@ type Provider struct {
 	Margin time.Duration
 	// Rotation says whether a refresh token is good for one use only.
 	Rotation Rotation
+	// Bound is what else a grant belongs to, besides the [Provider.Registration]
+	// proper: whatever decides who sees its tokens, where others may change that than
+	// those who could read the tokens anyway. Empty: nothing.
+	Bound string
 	// RefreshRate is the most refreshes a second that are made in the background
 	// at the token endpoint's host. Zero: 10. Below zero: no limit.
 	RefreshRate float64
@@ -169,10 +173,13 @@ func (p *Provider) Title() string {
 
 // Registration identifies what a grant belongs to (RFC 6749, section 6: a
 // refresh token is bound to the client that it was issued to): the issuer, the
-// token endpoint where one is given, and the client id. It is a hash, and no
-// secret takes part. Two settings with different ones must not see each other's
-// tokens.
+// token endpoint where one is given, the client id, and what Bound says. It is a
+// hash, and no secret takes part. Two settings with different ones must not see each
+// other's tokens.
 func (p Provider) Registration() string {
+	if p.Bound != "" {
+		return digest(p.Issuer, p.TokenEndpoint, p.ClientID, p.Bound)
+	}
 	return digest(p.Issuer, p.TokenEndpoint, p.ClientID)
 }
 

@@ -52,7 +52,7 @@ func (d *duty) settle(cut []intent) bool {
 	for _, i := range cut {
 		ours[i.Account] = nil
 	}
-	for _, s := range d.Sources {
+	for _, s := range *d.sources.Load() {
 		if _, wanted := ours[s.account]; wanted {
 			ours[s.account] = s
 		}

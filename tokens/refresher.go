@@ -22,6 +22,10 @@ type Refresher struct {
 	// Sources are the accounts to look after. A Source is looked after by one
 	// running Refresher at a time.
 	Sources []*Source
+	// Changes brings the sources to look after from now on, each list in the place
+	// of the one before. Those that stay go on undisturbed. nil: they do not
+	// change.
+	Changes <-chan []*Source
 	// Store is swept of what ended sign-ins leave, and searched for refreshes that
 	// were cut short. nil is the first source's, which is not swept.
 	Store *Store
@@ -57,6 +61,8 @@ func (r *Refresher) Run(ctx context.Context) {
 			return
 		case <-next.C:
 		case <-d.plan.wake:
+		case sources := <-r.Changes:
+			d.use(sources)
 		case <-tick.C:
 			d.chores(r.now())
 		}

@@ -418,13 +418,13 @@ func idle(n int, now time.Time, k upkeep) *duty {
 	}
 	r.Now = func() time.Time { return now }
 	d := r.duty(nil) //nolint:staticcheck // nothing is run
-	d.upkeep = k
+	d.upkeep.Store(&k)
 	for i, s := range r.Sources {
 		s.cell.publish(&Token{
 			Account: s.account, IssuedAt: now.Add(-time.Duration(i) * (5 * 24 * time.Hour / time.Duration(n))), Expiry: now.Add(time.Minute),
 			AccessToken: NewSecret("access"), RefreshToken: NewSecret("refresh"),
 		}, true)
-		at, _, _ := s.turn(now, &d.upkeep)
+		at, _, _ := s.turn(now, d.upkeep.Load())
 		d.plan.put(s, at)
 	}
 	return d
@@ -449,7 +449,7 @@ func TestIdleMemory(t *testing.T) { //nolint:paralleltest // it measures the hea
 	if each > 500 {
 		t.Errorf("%d bytes an account, want at most 500", each)
 	}
-	for _, s := range d.Sources {
+	for _, s := range *d.sources.Load() {
 		if s.cell.newest != nil {
 			t.Fatal("a record is in memory")
 		}
