@@ -32,6 +32,9 @@ const (
 	adminConflict // somebody has to do something else first
 	adminGone     // it took too long
 	adminUpstream // the provider or the storage failed
+	// somebody else was faster
+	adminOutdated
+	adminUnconditional // it does not say what it changes
 )
 
 func (e *adminError) Error() string { return e.err.Error() }

@@ -1,10 +1,10 @@
 package caddymodule
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -41,17 +41,19 @@ type failureView struct {
 	Advice *tokens.Advice `json:"advice,omitempty"`
 }
 
-func (a admin) accounts(ctx context.Context) []accountView {
-	s := a.app.registry.load()
-	sources := s.sources()
-	views := make([]accountView, 0, len(sources))
-	for _, source := range sources {
-		views = append(views, viewAccount(ctx, s, source))
+// accounts lists the accounts that tenants use, by provider and user.
+func (a admin) accounts(ctx context.Context, l listing) ([]accountView, string) {
+	s := a.app.snapshot(ctx)
+	sources := make(map[string]*tokens.Source, len(s.users))
+	for account, users := range s.users {
+		sources[account.String()] = users[0].source
 	}
-	slices.SortFunc(views, func(x, y accountView) int {
-		return cmp.Or(cmp.Compare(x.Provider, y.Provider), cmp.Compare(x.User, y.User))
-	})
-	return views
+	names, next := l.page(slices.Sorted(maps.Keys(sources)))
+	views := make([]accountView, 0, len(names))
+	for _, name := range names {
+		views = append(views, viewAccount(ctx, s, sources[name]))
+	}
+	return views, next
 }
 
 func viewAccount(ctx context.Context, s *snapshot, source *tokens.Source) accountView {

@@ -38,10 +38,10 @@ type adminRequest struct {
 	*http.Request
 	// by is who is calling.
 	by string
-	// provider and user name an account, tenant a tenant and id a message, where the
-	// path does.
-	provider, user, tenant, id string
-	body                       []byte
+	// provider and user name an account, tenant a tenant, id a message and key an API
+	// key, where the path does.
+	provider, user, tenant, id, key string
+	body                            []byte
 }
 
 // settings reads the body, which may have the given fields and no others. An
@@ -60,22 +60,10 @@ func (r *adminRequest) settings(known fields) error {
 }
 
 // adminRoutes are the calls of the administration.
-var adminRoutes = slices.Concat(settingsRoutes, outboxRoutes, healthRoutes, statusRoutes, mailRoutes)
+var adminRoutes = slices.Concat(changeRoutes, settingsRoutes, outboxRoutes, healthRoutes, statusRoutes, mailRoutes)
 
 // settingsRoutes are those about what is configured, and about sign-ins.
 var settingsRoutes = routes[*adminCall]{
-	{http.MethodGet, "/providers", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
-		return http.StatusOK, map[string]any{"providers": a.providers()}, nil
-	}}},
-	{http.MethodGet, "/tenants", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
-		return http.StatusOK, map[string]any{"tenants": a.tenants(r.Context())}, nil
-	}}},
-	{http.MethodGet, "/keys", &adminCall{"viewer", func(a admin, _ *adminRequest) (int, any, error) {
-		return http.StatusOK, map[string]any{"keys": a.keys()}, nil
-	}}},
-	{http.MethodGet, "/accounts", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
-		return http.StatusOK, map[string]any{"accounts": a.accounts(r.Context())}, nil
-	}}},
 	{http.MethodGet, "/accounts/{provider}/{user}", &adminCall{"viewer", func(a admin, r *adminRequest) (int, any, error) {
 		v, err := a.account(r.Context(), r.provider, r.user)
 		return http.StatusOK, v, err
@@ -193,13 +181,13 @@ func (d adminDoor) serve(w http.ResponseWriter, r *http.Request, call *adminCall
 		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.", nil)
 		return
 	}
-	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"], id: params["id"]}
+	request := &adminRequest{Request: r, by: by, provider: params["provider"], user: params["user"], tenant: params["tenant"], id: params["id"], key: params["key"]}
 	switch {
 	case call == operatorSendCall:
 		if !isMessage(w, r) {
 			return
 		}
-	case r.Method != http.MethodGet && r.Method != http.MethodHead && !request.read(w):
+	case r.Method != http.MethodGet && r.Method != http.MethodHead && !request.read(w, call.maxBody()):
 		return
 	}
 	status, answer, err := call.serve(admin{d.app}, request)
@@ -217,9 +205,17 @@ func (d adminDoor) serve(w http.ResponseWriter, r *http.Request, call *adminCall
 	}
 }
 
-// read reads the body of a call that changes something. Where it must not be served,
+// maxBody is the largest body of a call, in octets.
+func (c *adminCall) maxBody() int64 {
+	if c == importCall {
+		return maxImport
+	}
+	return maxAdminBody
+}
+
+// read reads the body of a call that changes something, of at most so many octets. Where it must not be served,
 // read answers and returns false.
-func (r *adminRequest) read(w http.ResponseWriter) bool {
+func (r *adminRequest) read(w http.ResponseWriter, most int64) bool {
 	if err := crossOrigin.Check(r.Request); err != nil {
 		adminProblem(w, r.Request, http.StatusForbidden, "The request comes from another site's page and was refused.", nil)
 		return false
@@ -231,7 +227,7 @@ func (r *adminRequest) read(w http.ResponseWriter) bool {
 		adminProblem(w, r.Request, http.StatusUnsupportedMediaType, "The body must be JSON, with the header Content-Type: application/json.", nil)
 		return false
 	}
-	if r.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxAdminBody)); err != nil {
+	if r.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, most)); err != nil {
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			adminProblem(w, r.Request, http.StatusRequestEntityTooLarge, "The body is too large for this call.", nil)
 			return false
@@ -260,6 +256,10 @@ func (d adminDoor) failed(w http.ResponseWriter, r *http.Request, err error) {
 			status = http.StatusConflict
 		case adminGone:
 			status = http.StatusGone
+		case adminOutdated:
+			status = http.StatusPreconditionFailed
+		case adminUnconditional:
+			status = http.StatusPreconditionRequired
 		case adminUpstream:
 			status = http.StatusBadGateway
 		}

@@ -1,9 +1,9 @@
 package caddymodule
 
 import (
-	"maps"
+	"context"
+	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,23 +36,44 @@ type providerView struct {
 	AdminConsentURL string `json:"admin_consent_url,omitempty"`
 	// Rotation says whether a refresh token is good for one use only.
 	Rotation string `json:"rotation"`
+	runtimeView
 }
 
-func (a admin) providers() []providerView {
-	s := a.app.registry.load()
-	views := make([]providerView, 0, len(s.providers))
-	for _, name := range slices.Sorted(maps.Keys(s.providers)) {
-		p := s.providers[name]
-		views = append(views, providerView{
-			Name: name, DisplayName: p.settings.Title(), Origin: p.origin,
-			Issuer: p.settings.Issuer, AuthorizationEndpoint: p.settings.AuthorizationEndpoint, TokenEndpoint: p.settings.TokenEndpoint,
-			ClientID: p.settings.ClientID, Credentials: credentialNames(p.settings), ClientSecretExpires: given(p.expires()),
-			Scopes: p.settings.Scopes, RedirectURI: p.settings.RedirectURI, Servers: p.settings.Servers,
-			Grant: p.settings.Grant.String(), DeviceCode: p.settings.DeviceCode,
-			AdminConsentURL: adminConsentURL(p.settings), Rotation: rotationNames[p.settings.Rotation],
-		})
+// providers lists providers by names.
+func (a admin) providers(ctx context.Context, l listing) ([]providerView, string) {
+	s := a.app.snapshot(ctx)
+	names, next := l.page(s.names(kindProvider))
+	views := make([]providerView, 0, len(names))
+	for _, name := range names {
+		views = append(views, viewProvider(s, name, false))
 	}
-	return views
+	return views, next
+}
+
+// provider shows one provider.
+func (a admin) provider(ctx context.Context, name string) (providerView, error) {
+	s := a.app.snapshot(ctx)
+	if s.providers[name] == nil && s.entries[entryRef{kindProvider, name}] == nil {
+		return providerView{}, &adminError{kind: adminNotFound, err: fmt.Errorf("there is no provider %q", name)}
+	}
+	return viewProvider(s, name, true), nil
+}
+
+func viewProvider(s *snapshot, name string, whole bool) providerView {
+	about := s.viewEntry(entryRef{kindProvider, name}, whole)
+	p := s.providers[name]
+	if p == nil { // its problem is told
+		return providerView{Name: name, Origin: originRuntime, Credentials: []string{}, runtimeView: about}
+	}
+	return providerView{
+		Name: name, DisplayName: p.settings.Title(), Origin: p.origin,
+		Issuer: p.settings.Issuer, AuthorizationEndpoint: p.settings.AuthorizationEndpoint, TokenEndpoint: p.settings.TokenEndpoint,
+		ClientID: p.settings.ClientID, Credentials: credentialNames(p.settings), ClientSecretExpires: given(p.expires()),
+		Scopes: p.settings.Scopes, RedirectURI: p.settings.RedirectURI, Servers: p.settings.Servers,
+		Grant: p.settings.Grant.String(), DeviceCode: p.settings.DeviceCode,
+		AdminConsentURL: adminConsentURL(p.settings), Rotation: rotationNames[p.settings.Rotation],
+		runtimeView: about,
+	}
 }
 
 // credentialNames returns the Caddyfile's words for what proves the client.

@@ -2,14 +2,14 @@ package caddymodule
 
 import (
 	"context"
-	"maps"
+	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
 // tenantView is a tenant as administrators see it.
@@ -41,6 +41,7 @@ type tenantView struct {
 	// Outbox is the state of its messages in the outbox: "open", "resting", "parked" or
 	// "paused"; empty without an outbox, and where that cannot be read.
 	Outbox string `json:"outbox,omitempty"`
+	runtimeView
 }
 
 // sendingView says whether a tenant sends at present.
@@ -74,41 +75,62 @@ func viewSending(t *tenant) sendingView {
 	return view("paused", time.Now().Add(held.RetryAfter), held)
 }
 
-func (a admin) tenants(ctx context.Context) []tenantView {
-	s := a.app.registry.load()
+// tenants lists tenants by names.
+func (a admin) tenants(ctx context.Context, l listing) ([]tenantView, string) {
+	s := a.app.snapshot(ctx)
 	lanes, hasLanes := a.lanes(ctx)
-	views := make([]tenantView, 0, len(s.tenants))
-	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
-		t := s.tenants[name]
-		v := tenantView{
-			Name: name, Origin: t.origin, Server: net.JoinHostPort(t.server.Host, strconv.Itoa(t.server.Port)), Security: t.server.Security.String(),
-			Auth: t.auth.Method, Provider: t.account.Provider, User: strings.ToLower(t.user),
-			Senders: t.senderRules, Connections: t.limits.connections, State: "ready",
-			Messages: t.limits.rate, RecipientsPerDay: t.limits.recipientsPerDay, Recipients: "some",
-			Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(), sendingView: viewSending(t),
-		}
-		if hasLanes {
-			v.Outbox = viewLaneState(lanes[name])
-		}
-		if t.limits.rate > 0 {
-			v.Window = t.limits.window.String()
-		}
-		if t.all {
-			v.Recipients = "all"
-		}
-		if t.deliver.Nowhere {
-			v.Deliver = "none"
-		}
-		if t.auth.Method == "password" {
-			v.User = t.auth.Username
-		}
-		if !t.from.IsZero() {
-			v.From = t.from.String()
-		}
-		if t.source != nil {
-			v.State = string(t.source.Status(ctx).State)
-		}
-		views = append(views, v)
+	names, next := l.page(s.names(kindTenant))
+	views := make([]tenantView, 0, len(names))
+	for _, name := range names {
+		views = append(views, viewTenant(ctx, s, name, lanes, hasLanes, false))
 	}
-	return views
+	return views, next
+}
+
+// tenant shows one tenant.
+func (a admin) tenant(ctx context.Context, name string) (tenantView, error) {
+	s := a.app.snapshot(ctx)
+	if s.tenants[name] == nil && s.entries[entryRef{kindTenant, name}] == nil {
+		return tenantView{}, &adminError{kind: adminNotFound, err: fmt.Errorf("there is no tenant %q", name)}
+	}
+	lanes, hasLanes := a.lanes(ctx)
+	return viewTenant(ctx, s, name, lanes, hasLanes, true), nil
+}
+
+func viewTenant(ctx context.Context, s *snapshot, name string, lanes map[string]outbox.Lane, hasLanes, whole bool) tenantView {
+	about := s.viewEntry(entryRef{kindTenant, name}, whole)
+	t := s.tenants[name]
+	if t == nil { // its problem is told
+		return tenantView{Name: name, Origin: originRuntime, Senders: []string{}, State: "not_in_force", runtimeView: about}
+	}
+	v := tenantView{
+		Name: name, Origin: t.origin, Server: net.JoinHostPort(t.server.Host, strconv.Itoa(t.server.Port)), Security: t.server.Security.String(),
+		Auth: t.auth.Method, Provider: t.account.Provider, User: strings.ToLower(t.user),
+		Senders: t.senderRules, Connections: t.limits.connections, State: "ready",
+		Messages: t.limits.rate, RecipientsPerDay: t.limits.recipientsPerDay, Recipients: "some",
+		Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(), sendingView: viewSending(t),
+		runtimeView: about,
+	}
+	if hasLanes {
+		v.Outbox = viewLaneState(lanes[name])
+	}
+	if t.limits.rate > 0 {
+		v.Window = t.limits.window.String()
+	}
+	if t.all {
+		v.Recipients = "all"
+	}
+	if t.deliver.Nowhere {
+		v.Deliver = "none"
+	}
+	if t.auth.Method == "password" {
+		v.User = t.auth.Username
+	}
+	if !t.from.IsZero() {
+		v.From = t.from.String()
+	}
+	if t.source != nil {
+		v.State = string(t.source.Status(ctx).State)
+	}
+	return v
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -73,7 +74,19 @@ type App struct {
 	keys          func() (*tokens.KeyRing, error)
 	flow          *tokens.Flow
 	registry      registry
-	mailer        *mailer.Mailer
+	// file is the snapshot of the configuration file, which the registry's builds upon.
+	file *snapshot
+	// saved is what the storage holds of settings that were made at run time.
+	saved *savedSettings
+	// changing is held while the snapshot in force is being replaced.
+	changing sync.Mutex
+	// ended: nothing is put in force any more. Guarded by changing.
+	ended bool
+	// sources takes the accounts to keep fresh.
+	sources chan []*tokens.Source
+	// settled is closed when the storage's settings were looked at for the first time.
+	settled chan struct{}
+	mailer  *mailer.Mailer
 	// engine is the module of the outbox; nil without one.
 	engine     outboxEngine
 	engineName string
@@ -89,8 +102,6 @@ type App struct {
 	// condition is what is known of the storage.
 	condition condition
 	recent    recentHealth
-	// pools are the connections that the app's tenants use.
-	pools []*mailer.Pool
 	// tls has the certificates of the SMTP entrances; nil where they need none.
 	tls *caddytls.TLS
 	// internalNames are those that got a policy for Caddy's own authority.
@@ -141,6 +152,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.attach(s); err != nil {
 		return err
 	}
+	a.file = s
+	if s, err = a.provisionSettings(); err != nil {
+		return err
+	}
 	if err := a.provisionSMTP(ctx, s); err != nil {
 		return err
 	}
@@ -169,6 +184,8 @@ func (a *App) Start() error {
 	if _, err := a.keys(); err != nil {
 		return err
 	}
+	defer close(a.settled)
+	a.startSettings()
 	if err := a.startOutbox(); err != nil {
 		return err
 	}
@@ -181,6 +198,7 @@ func (a *App) Start() error {
 	a.stop = cancel
 	refresher := &tokens.Refresher{
 		Sources: a.registry.load().sources(),
+		Changes: a.sources,
 		Store:   a.store,
 		Logger:  a.logger,
 		Policy:  a.registry.load().refresh,
@@ -196,6 +214,7 @@ func (a *App) Start() error {
 	go a.guarded(func() { a.keepWarm(ctx) })
 	go a.guarded(func() { a.watchExpiries(ctx) })
 	go a.guarded(func() { a.tendStorage(ctx) })
+	go a.guarded(func() { a.followSettings(ctx) })
 	go a.guarded(a.events.run)
 	if a.engine != nil {
 		go a.guarded(func() { a.watchLanes(ctx) })
@@ -232,8 +251,8 @@ func (a *App) sweepPools(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for _, p := range a.pools {
-				p.Sweep(now)
+			for _, t := range a.registry.load().tenants {
+				t.mail.Pool.Sweep(now)
 			}
 		}
 	}
@@ -251,6 +270,7 @@ func (a *App) Stop() error {
 		return nil
 	}
 	a.stop()
+	a.endSettings()
 	a.loading.end(false)
 	if a.box != nil {
 		a.box.withdraw(a)
@@ -274,6 +294,7 @@ func (a *App) Cleanup() error {
 	if a.stop != nil {
 		a.stop()
 	}
+	a.endSettings()
 	a.holdings.releaseSMTP(a)
 	a.holdings.releaseOutbox(a)
 	a.holdings.release()

@@ -436,7 +436,6 @@ func TestHandlerErrors(t *testing.T) {
 	const app = "redirect_base https://a.example/cb\ntenant r {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n"
 	tests := []struct{ name, app, directive, want string }{
 		{"no app", "", "oauth_mail send", "needs the global option oauth_mail"},
-		{"send without keys", app, "oauth_mail send", "no key is configured"},
 		{"callback without redirect_base", "tenant r {\nserver smtp.example\nauth none\nfrom a@example.com\n}\n", "oauth_mail callback", "set redirect_base"},
 		{"user around a placeholder", app, "oauth_mail admin {\nuser {http.request.header.X-User}@example.com\n}", "must be one placeholder"},
 		{"user without a placeholder", app, "oauth_mail admin {\nuser bob\n}", "must be one placeholder"},

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
@@ -44,11 +45,61 @@ type snapshot struct {
 	callbacks map[string]*provider
 	// smtp are the SMTP entrances.
 	smtp []*smtpEntrance
+	// trust is shared by all snapshots of a configuration.
+	trust *trust
+	// entries are what was made at run time, and problems why some of it is not in
+	// force.
+	entries  map[entryRef]*entry
+	problems map[entryRef]string
+}
+
+// trust is what verifies servers' certificates. There may be very many tenants, and few
+// authorities.
+type trust struct {
+	mu sync.Mutex
+	// pools are authorities by the hash of what they were read from.
+	pools map[[sha256.Size]byte]*x509.CertPool
+	// caches are the TLS sessions of the servers that the same authorities verify.
+	caches map[[sha256.Size]byte]tls.ClientSessionCache
+}
+
+// authorities returns those in a text; nil where there is none.
+func (t *trust) authorities(hash [sha256.Size]byte, pem []byte) *x509.CertPool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if pool := t.pools[hash]; pool != nil {
+		return pool
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil
+	}
+	if t.pools == nil {
+		t.pools = make(map[[sha256.Size]byte]*x509.CertPool)
+	}
+	t.pools[hash] = pool
+	return pool
+}
+
+// sessions returns the TLS sessions of servers that authorities verify.
+func (t *trust) sessions(hash [sha256.Size]byte) tls.ClientSessionCache {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if cache := t.caches[hash]; cache != nil {
+		return cache
+	}
+	if t.caches == nil {
+		t.caches = make(map[[sha256.Size]byte]tls.ClientSessionCache)
+	}
+	t.caches[hash] = tls.NewLRUClientSessionCache(0)
+	return t.caches[hash]
 }
 
 type provider struct {
-	name     string
-	origin   origin
+	name   string
+	origin origin
+	// entry is what it was made of, with [originRuntime].
+	entry    *entry
 	settings tokens.Provider
 	// credentials are those in settings, with their ends.
 	credentials []credential
@@ -68,8 +119,6 @@ func build(s settings) (*snapshot, error) {
 	b := builder{
 		settings:  s,
 		mailboxes: make(map[mailboxKey]*tenant),
-		pools:     make(map[[sha256.Size]byte]*x509.CertPool),
-		sessions:  make(map[[sha256.Size]byte]tls.ClientSessionCache),
 		listens:   make(map[string]string),
 		snapshot: &snapshot{
 			providers: make(map[string]*provider),
@@ -78,6 +127,7 @@ func build(s settings) (*snapshot, error) {
 			logins:    make(map[string]*apiKey),
 			domains:   make(map[string]*tenant),
 			callbacks: make(map[string]*provider),
+			trust:     new(trust),
 		},
 	}
 	b.redirectBase(s.redirectBase)
@@ -94,7 +144,7 @@ func build(s settings) (*snapshot, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.snapshot.tenants)) {
 		b.failover(b.snapshot.tenants[name])
-		b.tenantDomains(b.snapshot.tenants[name], s.tenants[name].Domains)
+		b.tenantDomains(b.snapshot.tenants[name])
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.keys)) {
 		b.key(name, s.keys[name])
@@ -114,13 +164,11 @@ var refreshPolicies = []string{string(tokens.PolicyAuto), string(tokens.PolicyAl
 type builder struct {
 	snapshot *snapshot
 	settings settings
-	// mailboxes has one tenant for each mailbox, and pools the authorities by the
-	// hash of what they were read from: there may be very many tenants.
+	// mailboxes has one tenant for each mailbox.
 	mailboxes map[mailboxKey]*tenant
-	pools     map[[sha256.Size]byte]*x509.CertPool
-	// sessions are the TLS sessions of the servers that the same authorities
-	// verify.
-	sessions map[[sha256.Size]byte]tls.ClientSessionCache
+	// fileKeys are the names of the keys of the configuration file, while a layer is
+	// laid over it.
+	fileKeys map[string]bool
 	// listens are the SMTP entrances by the addresses that they listen at.
 	listens map[string]string
 	errs    []error

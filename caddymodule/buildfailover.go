@@ -36,8 +36,7 @@ func (b *builder) failover(t *tenant) {
 		return
 	}
 	at := "tenant " + t.name + ", failover"
-	if _, known := b.settings.tenants[t.failover]; !known {
-		b.errorf("%s: there is no tenant %q", at, t.failover)
+	if !b.knownTenant(at, t.failover) {
 		return
 	}
 	other := b.snapshot.tenants[t.failover]

@@ -214,6 +214,7 @@ func (b *builder) smtpTenants(at string, s SMTP, e *smtpEntrance) {
 
 func (b *builder) knownTenant(at, name string) bool {
 	_, known := b.settings.tenants[name]
+	known = known || b.snapshot.tenants[name] != nil
 	if !known {
 		b.errorf("%s: there is no tenant %q", at, name)
 	}

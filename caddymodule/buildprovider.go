@@ -87,7 +87,13 @@ func (b *builder) provider(name string, s providerSettings) {
 		b.errorf("%s: %w", at, err)
 		return
 	}
-	v := &provider{name: name, origin: s.origin, settings: p, credentials: s.credentials, transport: transport}
+	if s.origin == originRuntime {
+		if !b.runtimeProvider(at, s, &p) {
+			return
+		}
+		p.Bound = boundTo(p, transport)
+	}
+	v := &provider{name: name, origin: s.origin, entry: s.entry, settings: p, credentials: s.credentials, transport: transport}
 	b.snapshot.providers[name] = v
 	if !p.Grant.Unattended() {
 		b.callback(at, v)
@@ -246,4 +252,16 @@ func (b *builder) callback(at string, p *provider) {
 		return
 	}
 	b.snapshot.callbacks[u.Path] = p
+}
+
+// callbackPath is the path of the redirect URI; empty where nobody signs in.
+func (p *provider) callbackPath() string {
+	if p.settings.Grant.Unattended() {
+		return ""
+	}
+	u, err := url.Parse(p.settings.RedirectURI)
+	if err != nil {
+		return ""
+	}
+	return u.Path
 }

@@ -2,8 +2,6 @@ package caddymodule
 
 import (
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -21,6 +19,8 @@ import (
 type tenant struct {
 	name   string
 	origin origin
+	// entry is what it was made of, with [originRuntime].
+	entry *entry
 	// account is whose token signs in, and user the mailbox that signs in with it,
 	// as it is written; zero with other methods. They differ where an application
 	// has one token for all mailboxes.
@@ -35,6 +35,8 @@ type tenant struct {
 	from        mailer.Address
 	senders     mailer.Senders
 	senderRules []string
+	// domains are those whose senders go by it.
+	domains []string
 	// recipients are those that messages may go to; nil: any.
 	recipients *mailer.Senders
 	limits     limits
@@ -60,7 +62,7 @@ func (b *builder) tenant(name string, s tenantSettings) {
 		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
 		return
 	}
-	t := &tenant{name: name, origin: s.origin, auth: s.Auth, failover: s.Failover, warm: s.Warm}
+	t := &tenant{name: name, origin: s.origin, entry: s.entry, domains: s.Domains, auth: s.Auth, failover: s.Failover, warm: s.Warm}
 	p, ok := b.tenantAuth(at, s, t)
 	if !ok || !b.tenantServer(at, s, t, p) {
 		return
@@ -79,7 +81,8 @@ func (b *builder) tenant(name string, s tenantSettings) {
 func (b *builder) tenantAuth(at string, s tenantSettings, t *tenant) (p *provider, ok bool) {
 	switch s.Auth.Method {
 	case "oauth":
-		if _, known := b.settings.providers[s.Auth.Provider]; !known {
+		p = b.snapshot.providers[s.Auth.Provider]
+		if _, declared := b.settings.providers[s.Auth.Provider]; p == nil && !declared {
 			b.errorf("%s, auth: there is no provider %q", at, s.Auth.Provider)
 			return nil, false
 		}
@@ -90,7 +93,7 @@ func (b *builder) tenantAuth(at string, s tenantSettings, t *tenant) (p *provide
 		if !b.tenantUser(at, s, t) {
 			return nil, false
 		}
-		if p = b.snapshot.providers[s.Auth.Provider]; p == nil {
+		if p == nil {
 			return nil, false // what is wrong with a provider was reported there
 		}
 		t.account = p.account(t.user)
@@ -163,26 +166,25 @@ func (b *builder) tenantServer(at string, s tenantSettings, t *tenant, p *provid
 		b.errorf("%s, server: %s is not among the servers that may see tokens of provider %s (%s); name it there with `servers` if it may",
 			at, server.Host, p.name, strings.Join(p.settings.Servers, ", "))
 	}
-	if s.CAFile != "" {
+	if s.CAFile != "" || s.authorities != nil {
 		t.authorities = sha256.Sum256(s.authorities)
-		if server.RootCAs = b.pools[t.authorities]; server.RootCAs == nil {
-			server.RootCAs = x509.NewCertPool()
-			if !server.RootCAs.AppendCertsFromPEM(s.authorities) {
-				b.errorf("%s, ca_file: %s has no certificate in PEM form", at, s.CAFile)
-			}
-			b.pools[t.authorities] = server.RootCAs
+		if server.RootCAs = b.snapshot.trust.authorities(t.authorities, s.authorities); server.RootCAs == nil {
+			b.errorf("%s, %s has no certificate in PEM form", at, caWord(s.CAFile))
 		}
 	}
-	if server.Sessions = b.sessions[t.authorities]; server.Sessions == nil {
-		server.Sessions = tls.NewLRUClientSessionCache(0)
-		b.sessions[t.authorities] = server.Sessions
-	}
+	server.Sessions = b.snapshot.trust.sessions(t.authorities)
 	if s.Proxy != "" {
 		if server.Proxy, err = mailer.ParseProxy(s.Proxy); err != nil {
 			b.errorf("%s, proxy: %w", at, err)
 		} else if server.Security == mailer.Plaintext {
 			b.errorf("%s, proxy: plaintext:// is for servers near by, and a proxy leads away; write no scheme for STARTTLS, or smtps://", at)
 		}
+	}
+	if s.origin == originRuntime && !b.runtimeServer(at, s, t, server, p) {
+		return false
+	}
+	if s.origin == originRuntime {
+		server.Allow = allowAddress
 	}
 	if b.snapshot.redirectBase != nil {
 		server.LocalName = ehloName(b.snapshot.redirectBase.Hostname())
@@ -239,8 +241,8 @@ func (b *builder) addresses(at string, rules []string) *mailer.Senders {
 }
 
 // tenantDomains checks the domains whose senders go by a tenant.
-func (b *builder) tenantDomains(t *tenant, domains []string) {
-	for _, name := range domains {
+func (b *builder) tenantDomains(t *tenant) {
+	for _, name := range t.domains {
 		at := "tenant " + t.name + ", domains"
 		domain, err := asciiHost(name)
 		if err != nil || domain == "" || strings.ContainsAny(domain, "*@:/ ") {

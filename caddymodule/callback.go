@@ -27,7 +27,7 @@ func (s *snapshot) startURL(provider, ticket string) string {
 // the address, which has a code or a ticket in it. For the same reason these
 // requests stay out of the access log.
 func (h *Handler) serveCallback(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	s := h.app.registry.load()
+	s := h.app.snapshot(r.Context())
 	cleaned := publicPath(r)
 	notFound := func(w http.ResponseWriter, _ *http.Request) {
 		(&page{Title: "There is no such page", Text: []string{

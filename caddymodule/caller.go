@@ -35,7 +35,7 @@ const defaultTenant = "default"
 // authenticate finds out who calls, by a key or as a user of Caddy's authentication,
 // and by which tenant. Named is the tenant in the path; empty for none.
 func (h *Handler) authenticate(r *http.Request, named string) (caller, error) {
-	s := h.app.registry.load()
+	s := h.app.snapshot(r.Context())
 	key, err := h.findKey(s, r)
 	if err != nil {
 		return caller{}, err

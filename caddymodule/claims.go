@@ -13,7 +13,16 @@ type claim[K, T any] struct {
 	loaded bool
 }
 
-func (c *claims[K, T]) add(by *K, want T) { *c = append(*c, &claim[K, T]{by: by, want: want}) }
+// add adds a claim, or changes the one that a configuration has.
+func (c *claims[K, T]) add(by *K, want T) {
+	for _, x := range *c {
+		if x.by == by {
+			x.want = want
+			return
+		}
+	}
+	*c = append(*c, &claim[K, T]{by: by, want: want})
+}
 
 // load notes that the other apps of a configuration have started, too.
 func (c claims[K, T]) load(by *K) {

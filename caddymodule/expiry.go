@@ -90,7 +90,7 @@ func (n *expiryNotes) once(e expiry, now time.Time) bool {
 
 // expiryWatch looks at the ends of credentials, at once and daily.
 type expiryWatch struct {
-	providers map[string]*provider
+	providers func() map[string]*provider
 	notes     *expiryNotes
 	// tell is told each stage once. Left is zero or less at the end.
 	tell func(e expiry, left time.Duration)
@@ -110,8 +110,9 @@ func (w expiryWatch) run(ctx context.Context) {
 }
 
 func (w expiryWatch) look(now time.Time) {
-	for _, name := range slices.Sorted(maps.Keys(w.providers)) {
-		for _, e := range w.providers[name].expiries() {
+	providers := w.providers()
+	for _, name := range slices.Sorted(maps.Keys(providers)) {
+		for _, e := range providers[name].expiries() {
 			if w.notes.once(e, now) {
 				w.tell(e, e.At.Sub(now))
 			}
@@ -121,7 +122,11 @@ func (w expiryWatch) look(now time.Time) {
 
 // watchExpiries warns before client credentials end.
 func (a *App) watchExpiries(ctx context.Context) {
-	expiryWatch{a.registry.load().providers, &processExpiryNotes, a.credentialExpires}.run(ctx)
+	a.expiryWatch().run(ctx)
+}
+
+func (a *App) expiryWatch() expiryWatch {
+	return expiryWatch{func() map[string]*provider { return a.registry.load().providers }, &processExpiryNotes, a.credentialExpires}
 }
 
 // credentialExpires logs the coming end of a credential.

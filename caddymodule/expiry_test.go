@@ -15,7 +15,7 @@ import (
 )
 
 // ending is a provider whose credentials end at the given times.
-func ending(name string, ends ...*time.Time) map[string]*provider {
+func ending(name string, ends ...*time.Time) func() map[string]*provider {
 	p := &provider{name: name}
 	for i, at := range ends {
 		p.credentials = append(p.credentials, credential{
@@ -23,7 +23,7 @@ func ending(name string, ends ...*time.Time) map[string]*provider {
 			expires:    func() time.Time { return *at },
 		})
 	}
-	return map[string]*provider{name: p}
+	return func() map[string]*provider { return map[string]*provider{name: p} }
 }
 
 // TestExpiryWarnings: at each stage, once, though configurations come and go; a
@@ -120,10 +120,10 @@ func TestExpiryLog(t *testing.T) {
 func TestSoonestExpiry(t *testing.T) {
 	t.Parallel()
 	late, soon, never := time.Date(2028, 6, 30, 0, 0, 0, 0, time.UTC), time.Date(2027, 6, 30, 0, 0, 0, 0, time.UTC), time.Time{}
-	if got := ending("p", &late, &never, &soon)["p"].expires(); !got.Equal(soon) {
+	if got := ending("p", &late, &never, &soon)()["p"].expires(); !got.Equal(soon) {
 		t.Errorf("got %s", got)
 	}
-	if got := ending("p", &never)["p"].expires(); !got.IsZero() {
+	if got := ending("p", &never)()["p"].expires(); !got.IsZero() {
 		t.Errorf("got %s", got)
 	}
 }

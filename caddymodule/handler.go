@@ -89,7 +89,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	switch h.Endpoint {
 	case endpointSend:
 		if len(h.app.Keys) == 0 {
-			return errors.New("oauth_mail send: no key is configured, so nobody could use it; add `key <name> <key> <tenant>` to the global option oauth_mail")
+			h.logger.Warn("oauth_mail send: no key is configured, so nobody can use it unless keys are made at run time; add `key <name> <key> <tenant>` to the global option oauth_mail")
 		}
 		if err := h.provisionSend(); err != nil {
 			return err

@@ -82,6 +82,12 @@ func (a *App) makeKeyFile(name string) ([]byte, error) {
 	if sealed {
 		return nil, fmt.Errorf("%s is missing, and the storage holds tokens sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or delete oauth_mail/tokens in the storage and sign in again", name)
 	}
+	if sealed, err = a.settingsStore().hasRecords(context.Background()); err != nil {
+		return nil, err
+	}
+	if sealed {
+		return nil, fmt.Errorf("%s is missing, and the storage holds settings made at run time that were sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or delete oauth_mail/settings in the storage and make them again", name)
+	}
 	if held, ok := a.engine.(outboxHolder); ok && held.OutboxExists() {
 		return nil, fmt.Errorf("%s is missing, and the outbox (%s) was sealed with it, or with an encryption_key that is no longer configured; bring the one back from a backup or the other into the configuration, or move the outbox away and lose the messages in it", name, a.engine.OutboxKey())
 	}

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"crypto/sha256"
 	"sync"
 	"time"
 
@@ -8,7 +9,10 @@ import (
 )
 
 // keyUses are what is remembered of keys while configurations come and go.
-var keyUses = caddy.NewUsagePool() // [sha256.Size]byte → *keyUse
+var keyUses = caddy.NewUsagePool() // keyUseKey → *keyUse
+
+// keyUseKey identifies a key by its name and its hash.
+type keyUseKey [sha256.Size]byte
 
 // keyUse is when a key was last used, and how many messages it has brought of late.
 // Its methods may be called concurrently, and on nil, which has no limit.
@@ -34,13 +38,8 @@ func (*keyUse) Destruct() error { return nil }
 
 // keyUse returns what is remembered of a key.
 func (h *holdings) keyUse(k *apiKey) (*keyUse, error) {
-	id := digest("key", k.name, k.hash)
-	v, _, err := keyUses.LoadOrNew(id, func() (caddy.Destructor, error) { return &keyUse{now: time.Now}, nil })
-	if err != nil {
-		return nil, err
-	}
-	h.keys = append(h.keys, id)
-	return v.(*keyUse), nil
+	return take(&h.keys, keyUses, keyUseKey(digest("key", k.name, k.hash)),
+		func() *keyUse { return &keyUse{now: time.Now} }, func(u *keyUse) *keyUse { return u })
 }
 
 // used notes that the key was used now.

@@ -3,8 +3,6 @@ package caddymodule
 import (
 	"sync"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
@@ -21,38 +19,39 @@ type mailboxState struct {
 // Destruct does nothing: there is memory only.
 func (*mailboxState) Destruct() error { return nil }
 
-// heldMailbox is a mailbox and the limits that this configuration has for it.
+// heldMailbox is a mailbox and the limits that this configuration has for it. They are
+// in force when it has begun.
 type heldMailbox struct {
 	state  *mailboxState
 	limits limits
+	begun  bool
 }
 
 // limiter returns the limiter of a mailbox. Unless it is new, the limits wait for
 // [holdings.begin].
 func (h *holdings) limiter(key mailboxKey, l limits) (*mailer.Limiter, error) {
-	if m, ok := h.mailboxes[key]; ok {
-		return &m.state.limiter, nil
-	}
-	v, _, err := mailboxes.LoadOrNew(key, func() (caddy.Destructor, error) {
+	m, err := take(&h.mailboxes, mailboxes, key, func() *mailboxState {
 		return &mailboxState{limiter: mailer.Limiter{
 			Rate: l.rate, Per: l.window, RecipientsPerDay: l.recipientsPerDay, Connections: l.connections,
-		}}, nil
-	})
+		}}
+	}, func(s *mailboxState) *heldMailbox { return &heldMailbox{state: s, limits: l} })
 	if err != nil {
 		return nil, err
 	}
-	if h.mailboxes == nil {
-		h.mailboxes = make(map[mailboxKey]heldMailbox)
+	if m.limits != l { // changed since
+		m.limits, m.begun = l, false
 	}
-	state := v.(*mailboxState)
-	h.mailboxes[key] = heldMailbox{state, l}
-	return &state.limiter, nil
+	return &m.state.limiter, nil
 }
 
-// begin puts the limits of a configuration in force that starts.
+// begin puts the limits in force that are not yet, of a configuration that starts or
+// has changed.
 func (h *holdings) begin() {
 	for _, m := range h.mailboxes {
-		m.state.hold(h, m.limits)
+		if !m.begun {
+			m.begun = true
+			m.state.hold(h, m.limits)
+		}
 	}
 }
 

@@ -24,7 +24,11 @@ func (a *App) watchLanes(ctx context.Context) {
 		return
 	}
 	a.warnForsaken(ctx)
-	a.openChanged(ctx, a.before)
+	if a.before != nil {
+		a.openChanged(ctx, a.before.registry.load())
+	} else {
+		a.openChanged(ctx, nil)
+	}
 	tick := time.NewTicker(lanesEvery)
 	defer tick.Stop()
 	for {
@@ -38,12 +42,11 @@ func (a *App) watchLanes(ctx context.Context) {
 	}
 }
 
-// openChanged lets messages flow that waited under the settings of another
-// configuration; nil for none.
-func (a *App) openChanged(ctx context.Context, before *App) {
+// openChanged lets messages flow that waited under other settings; nil for none.
+func (a *App) openChanged(ctx context.Context, before *snapshot) {
 	var changed map[string]bool
 	if before != nil {
-		changed = rerouted(before.registry.load(), a.registry.load())
+		changed = rerouted(before, a.registry.load())
 	}
 	a.openLanes(ctx, func(_ context.Context, t *tenant, l outbox.Lane) bool { return changed[t.name] || configured(t, l) })
 	a.hasten(ctx, changed)

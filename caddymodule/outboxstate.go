@@ -172,7 +172,7 @@ func (s *outboxState) withdraw(by *App) {
 	s.claims.withdraw(by)
 	s.useLocked()
 	if now := s.claims.newestLoaded(); before != nil && now != nil && before.by != now.by {
-		go now.by.guarded(func() { now.by.openChanged(context.Background(), by) })
+		go now.by.guarded(func() { now.by.openChanged(context.Background(), by.registry.load()) })
 	}
 }
 

@@ -28,6 +28,8 @@ type providerSettings struct {
 	// authorities is the content of CAFile.
 	authorities []byte
 	origin      origin
+	// entry is what it was made of at run time.
+	entry *entry
 }
 
 type tenantSettings struct {
@@ -35,6 +37,8 @@ type tenantSettings struct {
 	// authorities is the content of CAFile.
 	authorities []byte
 	origin      origin
+	// entry is what it was made of at run time.
+	entry *entry
 }
 
 type keySettings struct {
@@ -45,8 +49,12 @@ type keySettings struct {
 // origin says where a setting comes from, and so who may change it.
 type origin string
 
-// originFile is the configuration file: shown, and read-only at run time.
-const originFile origin = "file"
+const (
+	// originFile is the configuration file: shown, and read-only at run time.
+	originFile origin = "file"
+	// originRuntime is the administration: kept in the storage.
+	originRuntime origin = "runtime"
+)
 
 // defaults of settings.
 const (

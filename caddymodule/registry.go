@@ -20,10 +20,13 @@ type registry struct {
 
 func (r *registry) load() *snapshot { return r.current.Load() }
 
-// attach joins a snapshot with what outlives configurations, and with the parts
-// that do the work.
+// attach joins a snapshot with what outlives configurations, and with the parts that
+// do the work. What was taken over from another snapshot is attached already.
 func (a *App) attach(s *snapshot) error {
 	for _, p := range s.providers {
+		if p.client != nil {
+			continue
+		}
 		transport, err := a.holdings.transport(p.transport)
 		if err != nil {
 			return fmt.Errorf("provider %s: %w", p.name, err)
@@ -31,14 +34,28 @@ func (a *App) attach(s *snapshot) error {
 		p.client = tokens.NewClient(p.settings, transport)
 	}
 	s.users = make(map[tokens.Account][]*tenant)
-	a.sourceOptions = &tokens.SourceOptions{Logger: a.logger}
-	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
+	if a.sourceOptions == nil {
+		a.sourceOptions = &tokens.SourceOptions{Logger: a.logger}
+	}
+	names := slices.Sorted(maps.Keys(s.tenants))
+	for _, name := range names {
+		if t := s.tenants[name]; t.source != nil {
+			s.users[t.account] = append(s.users[t.account], t)
+		}
+	}
+	for _, name := range names {
 		t := s.tenants[name]
+		if t.mail != nil {
+			continue
+		}
 		if err := a.attachTenant(s, t); err != nil {
 			return fmt.Errorf("tenant %s: %w", name, err)
 		}
 	}
 	for _, k := range s.allKeys() {
+		if k.use != nil {
+			continue
+		}
 		use, err := a.holdings.keyUse(k)
 		if err != nil {
 			return fmt.Errorf("key %s: %w", k.name, err)
@@ -52,7 +69,8 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 	registration := ""
 	if t.account != (tokens.Account{}) {
 		p := s.providers[t.account.Provider]
-		if others := s.users[t.account]; len(others) > 0 {
+		others := s.users[t.account]
+		if len(others) > 0 {
 			t.source = others[0].source
 		} else {
 			cell, err := a.holdings.cell(cellKey(digest("cell", t.account, p.settings.Registration(), storageName(a.storage))))
@@ -61,12 +79,14 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 			}
 			t.source = tokens.NewSource(t.account, p.client, a.store, cell, a.sourceOptions)
 		}
-		s.users[t.account] = append(s.users[t.account], t)
+		others = append(others, t)
+		slices.SortFunc(others, func(x, y *tenant) int { return strings.Compare(x.name, y.name) })
+		s.users[t.account] = others
 		registration = p.settings.Registration()
 	}
 	server := t.server
 	way := digest("way", server.Host, server.Port, server.Security, server.LocalName,
-		t.authorities, t.auth, t.account, strings.ToLower(t.user), t.nobody(), registration, proxyText(server.Proxy))
+		t.authorities, t.auth, t.account, strings.ToLower(t.user), t.nobody(), registration, proxyText(server.Proxy), server.Allow != nil)
 	t.way = digest("tenant", way, fmt.Sprint(t.limits), t.policy.Brake, t.failover, t.deliver.String())
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", way, fmt.Sprint(t.limits))), t.limits)
 	if err != nil {
@@ -80,7 +100,6 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 	if err != nil {
 		return err
 	}
-	a.pools = append(a.pools, pool)
 	if server.Security == mailer.Plaintext {
 		a.logger.Warn("this tenant speaks to its mail server without encryption; mails, passwords and tokens can be read on the way",
 			"tenant", t.name, "server", server.Host)

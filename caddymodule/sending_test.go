@@ -63,7 +63,8 @@ func TestTenantsSending(t *testing.T) {
 	}
 	done("paused", &mailer.Error{Kind: mailer.KindThrottled, Reply: mailer.Reply{Code: 421}, RetryAfter: time.Hour})
 	done("used", nil)
-	for _, v := range (admin{a}).tenants(t.Context()) {
+	views, _ := admin{a}.tenants(t.Context(), listing{})
+	for _, v := range views {
 		want, ok := map[string]struct {
 			sending, cause string
 			until          time.Duration

@@ -366,7 +366,8 @@ func TestProviderViews(t *testing.T) {
 		!strings.Contains(got.body, `"credentials":["client_certificate","federated_token"]`) || strings.Contains(got.body, "has_client_secret") {
 		t.Errorf("%s", got.body)
 	}
-	idp, other := admin{b.app}.providers()[0], admin{b.app}.providers()[1]
+	views, _ := admin{b.app}.providers(t.Context(), listing{})
+	idp, other := views[0], views[1]
 	if idp.Grant != "authorization_code" || !idp.DeviceCode || idp.Rotation != "strict" {
 		t.Errorf("%+v", idp)
 	}

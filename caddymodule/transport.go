@@ -22,6 +22,8 @@ type transportSettings struct {
 	roots *x509.CertPool
 	// authorities is the hash of what roots are made of; zero for the system's.
 	authorities [sha256.Size]byte
+	// guarded: it leads to no address that [allowAddress] refuses.
+	guarded bool
 }
 
 // transport checks how a provider's endpoints are reached. An error shows
@@ -35,14 +37,23 @@ func (b *builder) transport(at string, s providerSettings) (t transportSettings,
 		}
 		t.proxy = proxy.URL()
 	}
-	if s.CAFile != "" {
+	if s.CAFile != "" || s.authorities != nil {
 		t.roots, t.authorities = x509.NewCertPool(), sha256.Sum256(s.authorities)
 		if !t.roots.AppendCertsFromPEM(s.authorities) {
-			b.errorf("%s, ca_file: %s has no certificate in PEM form", at, s.CAFile)
+			b.errorf("%s, %s has no certificate in PEM form", at, caWord(s.CAFile))
 			return t, false
 		}
 	}
+	t.guarded = s.origin == originRuntime
 	return t, true
+}
+
+// caWord names the setting that authorities come from.
+func caWord(file string) string {
+	if file == "" {
+		return "ca"
+	}
+	return "ca_file: " + file
 }
 
 // key identifies interchangeable transports.
@@ -51,7 +62,7 @@ func (t transportSettings) key() transportKey {
 	if t.proxy != nil {
 		proxy = t.proxy.String()
 	}
-	return digest("transport", proxy, t.authorities)
+	return digest("transport", proxy, t.authorities, t.guarded)
 }
 
 // warmTransport is connections to providers. It outlives a configuration, as
@@ -78,13 +89,27 @@ func newTransport(t transportSettings) warmTransport {
 			return t.proxy, nil
 		}
 	}
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	if t.guarded {
+		dialer.Control = guardDial
+	}
 	return warmTransport{&http.Transport{
 		Proxy:               proxy,
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:         dialer.DialContext,
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: t.roots},
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
 		IdleConnTimeout:     90 * time.Second,
 		MaxIdleConnsPerHost: 8, // as many refreshes as run at a time, and sign-ins
 	}}
+}
+
+// withPassword puts the password back into a proxy's URL that was taken out.
+func withPassword(proxy, password string) string {
+	u, err := url.Parse(proxy)
+	if err != nil || password == "" || u.User == nil {
+		return proxy
+	}
+	u.User = url.UserPassword(u.User.Username(), password)
+	return u.String()
 }

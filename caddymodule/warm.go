@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"maps"
 	"time"
 )
 
@@ -22,19 +23,16 @@ type cooling struct {
 
 // keepWarm has a connection ready for each tenant that wants one.
 func (a *App) keepWarm(ctx context.Context) {
-	var cold []*tenant
-	for _, t := range a.registry.load().tenants {
-		if t.warm && !t.deliver.Nowhere {
-			cold = append(cold, t)
-		}
-	}
-	if len(cold) == 0 {
-		return
-	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	failed := make(map[*tenant]cooling)
+	var seen *snapshot
+	var cold []*tenant
 	for {
+		if s := a.registry.load(); s != seen {
+			seen, cold = s, s.wantWarm()
+			maps.DeleteFunc(failed, func(t *tenant, _ cooling) bool { return s.tenants[t.name] != t })
+		}
 		for _, t := range cold {
 			c := failed[t]
 			if ctx.Err() != nil || time.Now().Before(c.next) || !t.wantsWarm() {
@@ -54,6 +52,17 @@ func (a *App) keepWarm(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// wantWarm returns the tenants that want a connection kept ready.
+func (s *snapshot) wantWarm() []*tenant {
+	var list []*tenant
+	for _, t := range s.tenants {
+		if t.warm && !t.deliver.Nowhere {
+			list = append(list, t)
+		}
+	}
+	return list
 }
 
 // wantsWarm reports whether a message would use a connection now: not while its
