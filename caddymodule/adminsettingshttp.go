@@ -48,6 +48,7 @@ var changeRoutes = routes[*adminCall]{
 		return http.StatusOK, a.exportSettings(r.Context()), nil
 	}}},
 	{http.MethodPost, "/settings", importCall},
+	{http.MethodPost, "/settings/test", &adminCall{"admin", serveUnsavedTest}},
 
 	{http.MethodGet, "/accounts", &adminCall{"viewer", serveList("accounts", func(a admin, r *adminRequest, l listing) (any, string) {
 		return anyList(a.accounts(r.Context(), l))

@@ -97,6 +97,7 @@ func (b *builder) lay(ref entryRef, e *entry, before *snapshot) {
 				delete(b.mailboxes, t.mailbox())
 			}
 			delete(s.tenants, ref.name)
+		case kindKey: // it was not entered
 		}
 	}
 }
@@ -109,6 +110,7 @@ func (b *builder) declared(ref entryRef) bool {
 		return b.snapshot.providers[ref.name] != nil
 	case kindTenant:
 		return b.snapshot.tenants[ref.name] != nil
+	case kindKey:
 	}
 	return b.fileKeys[ref.name]
 }
@@ -161,7 +163,7 @@ func (b *builder) addProblem(ref entryRef) {
 
 // takeProblem returns what was found wrong since the last call.
 func (b *builder) takeProblem() string {
-	var words []string
+	words := make([]string, 0, len(b.errs))
 	for _, err := range b.errs {
 		words = append(words, err.Error())
 	}

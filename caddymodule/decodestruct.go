@@ -37,7 +37,7 @@ func fieldsOf(v reflect.Value) fields {
 
 // decodeValue reads a member into a field.
 func decodeValue(v reflect.Value) decoder {
-	_, itself := v.Addr().Interface().(json.Unmarshaler)
+	_, itself := reflect.TypeAssert[json.Unmarshaler](v.Addr())
 	switch {
 	case itself:
 	case v.Kind() == reflect.Struct:

@@ -72,6 +72,7 @@ func (s *snapshot) names(kind entryKind) []string {
 		names = slices.AppendSeq(make([]string, 0, len(s.providers)), maps.Keys(s.providers))
 	case kindTenant:
 		names = slices.AppendSeq(make([]string, 0, len(s.tenants)), maps.Keys(s.tenants))
+	case kindKey: // has a list of its own
 	}
 	for ref := range s.problems {
 		if ref.kind == kind {

@@ -183,7 +183,7 @@ func (c *Conn) dial(ctx context.Context) *Error {
 func (c *Conn) dialAny(ctx context.Context) *Error {
 	fail := func(err error) *Error {
 		e := &Error{Stage: StageConnect, Kind: KindTemporary, Server: c.server.addr(), Err: err}
-		if r, ok := errors.AsType[addressRefused](err); ok {
+		if r, ok := errors.AsType[addressError](err); ok {
 			e.Kind, e.Code, e.Err = KindConfig, "address_refused", r.error
 		} else if p, ok := errors.AsType[*ProxyError](err); ok {
 			e.Kind, e.Code = p.Kind, p.Code
@@ -225,8 +225,8 @@ func (c *Conn) dialAny(ctx context.Context) *Error {
 	return fail(err)
 }
 
-// addressRefused is why an address may not be connected to.
-type addressRefused struct{ error }
+// addressError is why an address may not be connected to.
+type addressError struct{ error }
 
 // dialer connects to addresses that are allowed.
 func (s Server) dialer() *net.Dialer {
@@ -239,7 +239,7 @@ func (s Server) dialer() *net.Dialer {
 			err = s.Allow(to.Addr().Unmap())
 		}
 		if err != nil {
-			return addressRefused{err}
+			return addressError{err}
 		}
 		return nil
 	}}
