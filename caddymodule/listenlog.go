@@ -82,7 +82,9 @@ func (a *App) smtpHooks(e *smtpEntrance, s *smtpServer) listener.Hooks {
 
 // noteClient enters a client into the inventory.
 func (s *smtpServer) noteClient(c listener.Client, id *listener.Identity, messages int) {
-	n := s.inventory.note(c, id, s.address, messages, time.Now())
+	now := time.Now()
+	noteCaller(c, id, messages, now)
+	n := s.inventory.note(c, id, s.address, messages, now)
 	if n == manyGreetings && id.Kind == "network" && !c.Addr.Addr().IsLoopback() {
 		slog.New(&s.relay).Warn("many devices send by SMTP from one address without a password; if that is a router or proxy, anybody behind it can send",
 			"address", s.address, "remote_ip", c.Addr.Addr().String(), "network", id.Name)

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"cmp"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,6 +18,15 @@ var (
 		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_messages_total",
 		Help: "Messages that came by SMTP, by what their clients were told.",
 	}, []string{"result"})
+	// The callers are users and networks of the configuration, so that there are few.
+	smtpCallerMessagesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_caller_messages_total",
+		Help: "Messages that were accepted by SMTP, by the user or network that brought them, and how.",
+	}, []string{"caller", "tls", "mechanism"})
+	smtpCallerLastSeen = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_caller_last_seen_timestamp_seconds",
+		Help: "When a user or network last brought a message by SMTP, or ended a session.",
+	}, []string{"caller"})
 	smtpRefusalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_refusals_total",
 		Help: "SMTP commands that were refused, wrong passwords excepted.",
@@ -32,7 +42,14 @@ var (
 )
 
 // smtpMetrics are those of the SMTP entrances.
-var smtpMetrics = []prometheus.Collector{smtpSessionsTotal, smtpMessagesTotal, smtpRefusalsTotal, smtpWrongPasswordsTotal, smtpTurnedAwayTotal}
+var smtpMetrics = []prometheus.Collector{smtpSessionsTotal, smtpMessagesTotal, smtpCallerMessagesTotal, smtpCallerLastSeen, smtpRefusalsTotal, smtpWrongPasswordsTotal, smtpTurnedAwayTotal}
+
+// noteCaller enters a caller into the metrics.
+func noteCaller(c listener.Client, id *listener.Identity, messages int, now time.Time) {
+	caller := id.Kind + " " + id.Name
+	smtpCallerMessagesTotal.WithLabelValues(caller, tlsLabel(c), cmp.Or(c.Mechanism, "none")).Add(float64(messages))
+	smtpCallerLastSeen.WithLabelValues(caller).Set(float64(now.Unix()))
+}
 
 // tlsLabel is the TLS version of a client, or "none".
 func tlsLabel(c listener.Client) string { return cmp.Or(tlsVersion(c), "none") }

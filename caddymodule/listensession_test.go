@@ -298,7 +298,11 @@ func TestSMTPEntrances(t *testing.T) {
 		`caddy_oauth_mail_smtp_sessions_total{end="quit",tls="TLS 1.3"}`: 5,
 		`caddy_oauth_mail_smtp_sessions_total{end="quit",tls="none"}`:    1,
 		`caddy_oauth_mail_smtp_refusals_total{command="mail"}`:           2,
-		`caddy_oauth_mail_smtp_wrong_passwords_total`:                    2,
+
+		`caddy_oauth_mail_smtp_caller_messages_total{caller="user Copier",mechanism="LOGIN",tls="TLS 1.3"}`:     1,
+		`caddy_oauth_mail_smtp_caller_messages_total{caller="user Copier",mechanism="PLAIN",tls="TLS 1.3"}`:     2,
+		`caddy_oauth_mail_smtp_caller_messages_total{caller="network 127.0.0.0/8",mechanism="none",tls="none"}`: 1,
+		`caddy_oauth_mail_smtp_wrong_passwords_total`:                                                           2,
 	} {
 		await(t, sample, func() bool { return p.metric(sample) == want })
 	}
@@ -308,6 +312,9 @@ func TestSMTPEntrances(t *testing.T) {
 		})
 	}
 	await(t, "the log has the wrong passwords", func() bool { return strings.Count(p.output.String(), `"wrong SMTP password"`) >= 2 })
+	if at := p.metric(`caddy_oauth_mail_smtp_caller_last_seen_timestamp_seconds{caller="user Copier"}`); time.Since(time.Unix(int64(at), 0)).Abs() > time.Minute {
+		t.Errorf("the copier was last seen at %v", at)
+	}
 	log := p.output.String()
 	if strings.Contains(log, "ops-password") || strings.Contains(log, long) && !strings.Contains(log, "a secret stands in the configuration in clear") {
 		t.Error("a password is in the log")
