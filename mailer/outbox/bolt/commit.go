@@ -58,7 +58,7 @@ func (e *Engine) commits() {
 // next is when something is to be done without being asked.
 func (e *Engine) next() time.Time {
 	next := e.lanes.next()
-	if !e.mergeAt.IsZero() && (next.IsZero() || e.mergeAt.Before(next)) {
+	if e.db != nil && !e.mergeAt.IsZero() && (next.IsZero() || e.mergeAt.Before(next)) {
 		next = e.mergeAt
 	}
 	if len(e.lying) > 0 && (next.IsZero() || e.lieUntil.Before(next)) {
@@ -192,6 +192,9 @@ func (e *Engine) store(ops []*op, now time.Time) {
 func (e *Engine) fail(ops []*op, err error, now time.Time) {
 	e.calm = now.Add(calmTime)
 	e.lanes.calm(e.calm)
+	if e.unmerged() {
+		e.mergeAt = e.calm
+	}
 	if isFull(err) {
 		err = fmt.Errorf("%w: %w", outbox.ErrFull, err)
 	} else {

@@ -93,10 +93,17 @@ func newEngine(folder string, o Options) *Engine {
 
 func (e *Engine) log() *slog.Logger { return e.options.Logger }
 
-// view reads the database, with all changes until now.
+// view reads the database, with all changes until now. Where they cannot come into it for
+// want of space, the goroutine that commits reads what it is going to store.
 func (e *Engine) view(f func(*bbolt.Tx) error) error {
 	if e.behind.Load() {
 		err := e.do(&op{apply: func(b *batch) error { b.merge = true; return nil }})
+		if errors.Is(err, outbox.ErrFull) {
+			err = e.do(&op{apply: func(b *batch) error { return f(b.e.tx) }})
+			if !errors.Is(err, errClosed) {
+				return err
+			}
+		}
 		if err != nil && !errors.Is(err, errClosed) {
 			return err
 		}

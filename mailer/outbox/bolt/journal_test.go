@@ -210,6 +210,45 @@ func TestMerge(t *testing.T) {
 	b.open(Options{})
 }
 
+// TestReadFull: what the journal alone has can be read where there is no space to merge
+// it, and is not tried without a pause.
+func TestReadFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Options{})
+		m := b.accept("lab", small)
+		tries := 0
+		b.plug.set(func() { b.plug.fail = func() error { tries++; return syscall.ENOSPC } })
+		if got := b.get(m.ID); got.State != outbox.StateQueued {
+			t.Error(got.State)
+		}
+		if page, err := b.e.List(t.Context(), outbox.Filter{}); err != nil || len(page.Messages) != 1 {
+			t.Errorf("list: %d, %v", len(page.Messages), err)
+		}
+		if stats, err := b.e.Stats(t.Context()); err != nil || stats.Tenants["lab"].Messages[outbox.StateQueued] != 1 {
+			t.Errorf("stats: %v, %v", stats, err)
+		}
+		if c, err := b.e.Content(t.Context(), m.ID); err != nil {
+			t.Error(err)
+		} else if got, err := readAll(c); err != nil || got != small {
+			t.Errorf("content: %.20q, %v", got, err)
+		}
+		b.plug.set(func() { tries = 0 })
+		time.Sleep(time.Minute)
+		b.plug.set(func() {
+			if tries < 30 || tries > 180 { // two at once, the second without the reserve
+				t.Errorf("%d tries in a minute", tries)
+			}
+			b.plug.fail = nil
+		})
+		time.Sleep(2 * calmTime)
+		b.get(m.ID)
+		if b.e.behind.Load() {
+			t.Error("it is in the journal alone")
+		}
+	})
+}
+
 // TestRepeat: a message that is accepted again is found in the journal, at once.
 func TestRepeat(t *testing.T) {
 	t.Parallel()
