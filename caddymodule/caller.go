@@ -230,9 +230,12 @@ func (c caller) spend(h http.Header, n int) error {
 
 // tell writes the header of an answer, in whole seconds.
 func (a allowance) tell(h http.Header) {
-	if a.most == 0 || h == nil {
-		return
+	if a.most > 0 && h != nil {
+		a.write(h)
 	}
+}
+
+func (a allowance) write(h http.Header) {
 	h.Set("Ratelimit-Limit", strconv.Itoa(a.most))
 	h.Set("Ratelimit-Remaining", strconv.Itoa(a.left))
 	h.Set("Ratelimit-Reset", strconv.Itoa(seconds(a.reset)))

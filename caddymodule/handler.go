@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -195,6 +196,22 @@ func clientIP(r *http.Request) string {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return ip
 }
+
+// traceID returns the id of the trace that a request belongs to: that of Caddy's
+// tracing, else the client's (W3C Trace Context, section 3.2); empty for none.
+func traceID(r *http.Request) string {
+	if id, _ := caddyhttp.GetVar(r.Context(), "trace_id").(string); traceParent.MatchString("00-" + id + "-0000000000000001-00") {
+		return id
+	}
+	m := traceParent.FindStringSubmatch(r.Header.Get("Traceparent"))
+	if m == nil || strings.Trim(m[1], "0") == "" || strings.Trim(m[2], "0") == "" {
+		return ""
+	}
+	return m[1]
+}
+
+// traceParent is a parent of any version but ff; later ones may have more behind.
+var traceParent = regexp.MustCompile(`^(?:[0-9a-e][0-9a-f]|f[0-9a-e])-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?$`)
 
 // requestID returns Caddy's id of the request.
 func requestID(r *http.Request) string {

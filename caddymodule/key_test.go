@@ -1,14 +1,20 @@
 package caddymodule
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
@@ -193,6 +199,69 @@ func TestKeys(t *testing.T) {
 			if strings.Contains(e.Detail, name) {
 				t.Errorf("%s: the answer names a tenant: %s", tt.name, got.body)
 			}
+		}
+	}
+}
+
+// TestCallsElsewhere: a call of Resend's that is not here is refused as its SDKs read it,
+// and the site keeps its own page of that name.
+func TestCallsElsewhere(t *testing.T) {
+	t.Parallel()
+	p, _ := keysSite(t)
+	for _, tt := range []struct{ target, key, want string }{
+		{"/site/domains", "test-key-of-bound-24-characters", "404 not_found"},
+		{"/site/domains/x/verify", "test-key-of-bound-24-characters", "404 not_found"},
+		{"/site/api-keys", "test-key-of-bound-24-characters", "404 not_found"},
+		{"/site/domains", "wrong-key-of-24-characters-and-more", "404"}, // the site's
+		{"/site/page", "test-key-of-bound-24-characters", "404"},
+	} {
+		if got := p.read(nil, tt.key, "POST", tt.target, "{}"); outcome(got) != tt.want {
+			t.Errorf("%s: %s: %s", tt.target, outcome(got), got.body)
+		}
+	}
+	h := &Handler{app: &App{}, logger: slog.New(slog.DiscardHandler)}
+	h.app.registry.current.Store(mustBuild(t, settings{
+		tenants: map[string]tenantSettings{"a": {Tenant: Tenant{Server: "a.example", Auth: Auth{Method: "none"}, From: "a@example.com"}}},
+		keys:    map[string]keySettings{"web": {Key: Key{Key: testKey, Tenant: "a"}}},
+	}))
+	for key, ours := range map[string]bool{testKey: true, "wrong": false, "": false} {
+		r := httptest.NewRequest("GET", "/contacts", nil)
+		r.Header.Set("Authorization", "Bearer "+key)
+		asked := false
+		if err := h.serveSend(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { asked = true; return nil })); err != nil {
+			t.Fatal(err)
+		}
+		if asked == ours {
+			t.Errorf("key %q: the site was asked: %v", key, asked)
+		}
+	}
+}
+
+// TestTrace: the trace of a request is in the log of its message, and each answer has
+// the id of its request.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	p := startCaddy(t, scripted(t, new(mailertest.Script)))
+	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
+	got := p.post(mailBody, "Traceparent", "00-"+id+"-00f067aa0ba902b7-01")
+	accepted(t, got, 200, "sent")
+	p.awaitLog(`"trace_id":"` + id + `"`)
+	request := got.header.Get("X-Request-Id")
+	p.awaitLog(`"request_id":"` + request + `"`)
+	for text, want := range map[string]string{
+		"00-" + id + "-00f067aa0ba902b7-01":                       id,
+		"cc-" + id + "-00f067aa0ba902b7-01-what-comes-later":      id,
+		"ff-" + id + "-00f067aa0ba902b7-01":                       "",
+		"00-00000000000000000000000000000000-00f067aa0ba902b7-01": "",
+		"00-" + id + "-0000000000000000-01":                       "",
+		"00-" + strings.ToUpper(id) + "-00f067aa0ba902b7-01":      "",
+		"\"injected": "",
+		"":           "",
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Traceparent", text)
+		if got := traceID(r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, map[string]any{}))); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }

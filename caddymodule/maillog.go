@@ -48,11 +48,19 @@ func (a *App) hooks() mailer.Hooks {
 
 // failure is what the log says of a message that failed.
 func (m mailed) failure(e *mailer.Error) []any {
-	return []any{
+	return append([]any{
 		"id", m.id, "request_id", m.request, "tenant", m.tenant, "caller", m.caller.String(),
 		"stage", string(e.Stage), "kind", e.Kind.String(), "code", cmp.Or(mailProblem(e).code, e.Code), "server", e.Server,
 		"reply", unnamed(e.Reply.String(), m.to), "diagnosis", e.Diagnosis().ID, "cause", unnamed(cause(e), m.to),
+	}, m.trace()...)
+}
+
+// trace is the trace that the message came with, if it did.
+func (m mailed) trace() []any {
+	if m.caller.Trace == "" {
+		return nil
 	}
+	return []any{"trace_id", m.caller.Trace}
 }
 
 func (a *App) logSent(m mailed, r mailer.Receipt, took time.Duration, more ...any) {
@@ -62,7 +70,7 @@ func (a *App) logSent(m mailed, r mailer.Receipt, took time.Duration, more ...an
 		"recipients", len(m.to), "size", m.size, "server", r.Server,
 		"queue_id", r.QueueID, "duration", took,
 	}
-	about = append(about, more...)
+	about = append(append(about, m.trace()...), more...)
 	if r.Deliver.Astray() {
 		what = "message not delivered to its recipients: staging"
 		about = append(about, "deliver", r.Deliver.String())

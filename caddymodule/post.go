@@ -88,6 +88,9 @@ func (h *Handler) sendOne(w http.ResponseWriter, r *http.Request, request *email
 		return p
 	}
 	status := prefer.apply(w.Header(), receipt)
+	if status == http.StatusAccepted {
+		w.Header().Set("Location", calledPath(r)+"/"+receipt.ID)
+	}
 	if receipt.Replayed {
 		w.Header().Set("Idempotent-Replayed", "true")
 	}
@@ -124,7 +127,8 @@ func (h *Handler) prepare(r *http.Request, c caller, request *emailRequest) (mai
 	if err != nil {
 		return s, err
 	}
-	s.Caller.Addr, s.Caller.Request, s.Options.At = parseClient(clientIP(r)), requestID(r), request.at
+	s.Caller.Addr, s.Caller.Request, s.Caller.Trace = parseClient(clientIP(r)), requestID(r), traceID(r)
+	s.Options.At = request.at
 	return s, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,8 @@ const (
 	nameNotFound              = "not_found"
 	nameMethodNotAllowed      = "method_not_allowed"
 	nameRateLimit             = "rate_limit_exceeded"
+	nameDailyQuota            = "daily_quota_exceeded"
+	nameSecurity              = "security_error"
 	nameApplication           = "application_error"
 	nameInternal              = "internal_server_error"
 )
@@ -154,6 +157,10 @@ func mailProblem(e *mailer.Error) *problem {
 			p.name, p.code = nameInvalidAttachment, e.Code
 			p.message = "The message is larger than the mail server takes" + because(e) + "; attachments grow by a third on their way. Send smaller ones, or links."
 		}
+		if p.diagnosis != nil && slices.Contains(senderBlocked, p.diagnosis.ID) {
+			p.status, p.name, p.code = http.StatusUnavailableForLegalReasons, nameSecurity, "sender_blocked"
+			p.message = "The mail service has blocked the sender" + said(e) + ". Nothing was sent, and nothing is until the block is lifted: see the diagnosis."
+		}
 	case mailer.KindTemporary, mailer.KindThrottled:
 		laterProblem(p, e)
 	case mailer.KindUnauthorized, mailer.KindConfig:
@@ -166,6 +173,19 @@ func mailProblem(e *mailer.Error) *problem {
 		p.message = "Something went wrong in this server; its log says what."
 	}
 	return p
+}
+
+// senderBlocked are the diagnoses of a mailbox or an organization that its mail service
+// lets send no more, since it took what came for spam.
+var senderBlocked = []string{
+	"exchange.bad_outbound_sender", "exchange.spam_abuse", "exchange.tenant_threshold", "exchange.tenant_block_list", "exchange.banned_ip",
+	"zoho.unusual_activity",
+}
+
+// dailyQuota are the diagnoses of what a mail service allows in a day.
+var dailyQuota = []string{
+	"exchange.daily_recipients", "exchange.daily_recipients_stored", "exchange.submission_quota", "gmail.daily_limit",
+	"workspace_relay.daily_limit", "ses.daily_quota", "sendgrid.credits_used_up",
 }
 
 // laterProblem is for a message that may go later.
@@ -182,9 +202,19 @@ func laterProblem(p *problem, e *mailer.Error) {
 		}
 	case e.Stage == mailer.StageLimit:
 		what, p.code = mailboxBusy(e)
+		switch p.code {
+		case "mailbox_rate", "mailbox_paused":
+			p.status, p.name = http.StatusTooManyRequests, nameRateLimit
+		case "mailbox_recipients":
+			p.status, p.name = http.StatusTooManyRequests, nameDailyQuota
+		}
 	case e.Kind == mailer.KindThrottled:
 		what, p.code = "The mail server asks to send more slowly"+said(e), "upstream_throttled"
+		p.status, p.name = http.StatusTooManyRequests, nameRateLimit
 		p.retryAfter = max(p.retryAfter, time.Minute)
+		if p.diagnosis != nil && slices.Contains(dailyQuota, p.diagnosis.ID) {
+			p.name = nameDailyQuota
+		}
 	case e.Stage == mailer.StageDNS || e.Stage == mailer.StageConnect:
 		what = "The mail server cannot be reached now"
 	}

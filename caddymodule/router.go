@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // route is one call: a method, a path whose segments in braces are parameters,
@@ -57,6 +59,15 @@ func matchPattern(pattern, cleaned string) (map[string]string, bool) {
 		}
 	}
 	return params, true
+}
+
+// calledPath returns the path that a client asked for, also where the site has taken a
+// prefix away, and cleaned as cleanPath does.
+func calledPath(r *http.Request) string {
+	if called, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		r = &called
+	}
+	return cleanPath(r)
 }
 
 // cleanPath returns the request's path without empty, "." and ".." segments:

@@ -1,8 +1,10 @@
 package caddymodule
 
 import (
+	"crypto/sha256"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -44,14 +46,21 @@ func (h *Handler) provisionSend() error {
 // serveSend serves the send route. Its answers have the shape that Resend's SDKs
 // read.
 func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if id := requestID(r); id != "" {
+		w.Header().Set("X-Request-ID", id)
+	}
 	named, cleaned := tenantPath(cleanPath(r))
+	if cleaned == openAPIPath {
+		serveOpenAPI(w, r)
+		return nil
+	}
 	call, params, allowed := sendRoutes.find(r.Method, cleaned)
 	if call == nil && allowed == nil {
 		notFound := func(w http.ResponseWriter, r *http.Request) {
 			writeProblem(w, r, refuse(http.StatusNotFound, nameNotFound, "",
 				"There is no such call here. /openapi.json lists those of this server."))
 		}
-		if strings.HasPrefix(cleaned, "/emails/") {
+		if strings.HasPrefix(cleaned, "/emails/") || h.elsewhere(r, cleaned) {
 			notFound(w, r)
 			return nil
 		}
@@ -81,6 +90,21 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 		writeProblem(w, r, p)
 	}
 	return nil
+}
+
+// otherCalls are where Resend has calls that are not here.
+var otherCalls = []string{
+	"/api-keys", "/audiences", "/broadcasts", "/contact-properties", "/contacts", "/domains", "/events", "/logs", "/segments", "/templates", "/topics",
+	"/webhooks",
+}
+
+// elsewhere reports whether a request with a key of this server wants a call of
+// Resend's that is not here. The site may have a page of the same name for others.
+func (h *Handler) elsewhere(r *http.Request, cleaned string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(cleaned, "/"), "/")
+	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	return slices.Contains(otherCalls, "/"+first) && strings.EqualFold(scheme, "Bearer") &&
+		h.app.registry.load().keys[sha256.Sum256([]byte(strings.TrimSpace(secret)))] != nil
 }
 
 // tenantPath takes the tenant that a path names, as in /t/kyoto/emails, out of it.

@@ -2,11 +2,12 @@ package caddymodule
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/text/language"
 
@@ -20,7 +21,11 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="oauth_mail"`)
 	}
 	if p.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((p.retryAfter+time.Second-1)/time.Second)))
+		w.Header().Set("Retry-After", strconv.Itoa(seconds(p.retryAfter)))
+	}
+	if p.status == http.StatusTooManyRequests && w.Header().Get("Ratelimit-Reset") == "" {
+		// It is no rate of the key. SDKs read these as numbers.
+		allowance{reset: p.retryAfter}.write(w.Header())
 	}
 	body := map[string]any{}
 	set := func(name string, value any, present bool) {
@@ -43,12 +48,13 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	set("id", p.id, p.id != "")
 	set("message_id", p.messageID, p.messageID != "")
 	if strings.Contains(r.Header.Get("Accept"), "application/problem+json") {
-		body["type"] = "about:blank"
+		body["type"] = p.help()
 		body["title"] = http.StatusText(p.status)
 		body["status"] = p.status
 		body["detail"] = p.message
 		set("code", p.code, p.code != "")
 		set("name", p.name, p.name != "")
+		set("instance", "/emails/"+p.id, p.id != "")
 		writeJSON(w, "application/problem+json", p.status, body)
 		return
 	}
@@ -56,7 +62,16 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
 	body["name"] = p.name
 	body["message"] = p.message
 	set("detail_code", p.code, p.code != "")
+	body["help_url"] = p.help()
 	writeJSON(w, "application/json", p.status, body)
+}
+
+// documentation is where people read what this server does.
+const documentation = "https://github.com/caddy-oauth-mail/caddy-oauth-mail/blob/main/docs/api.md"
+
+// help is a URL that names the kind of the problem, and leads to where it is described.
+func (p *problem) help() string {
+	return documentation + "?error=" + url.QueryEscape(cmp.Or(p.code, p.name)) + "#errors"
 }
 
 // languages are those of diagnoses, in the order of diagnosisLanguages; the first
