@@ -361,6 +361,26 @@ func TestSMTPCertificate(t *testing.T) {
 	}
 }
 
+// TestSMTPCertificateOfItself: names that no public authority serves have certificates
+// of Caddy's own one without being told so, whatever public names have.
+func TestSMTPCertificateOfItself(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, global string }{
+		{"no setting", ""},
+		{"an address for public authorities", "email ops@example.com"},
+		{"a public authority", "cert_issuer acme"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, tenants := sinkTenants(t)
+			address := freeAddress(t)
+			p := startCaddy(t, tenants+beside(tt.global)+"smtp "+address+" {\nhostname localhost\nnetwork 127.0.0.1 {\ntenant default\n}\n}\n")
+			c := dialSMTP(t, address, clientTLS(p.roots(), "localhost", true), false)
+			mustSend(t, c, "sender@example.com", "From: sender@example.com\r\n\r\nx\r\n")
+		})
+	}
+}
+
 // TestSMTPReloads: over reloads, failed ones among them, the socket stays, a message
 // that is on its way arrives, and nothing is left behind. It counts files in /proc.
 func TestSMTPReloads(t *testing.T) {

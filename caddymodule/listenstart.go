@@ -73,14 +73,37 @@ func (a *App) provisionTLS(ctx caddy.Context, e *smtpEntrance) error {
 	return nil
 }
 
-// hasPolicy reports whether an automation policy is about a name.
+// hasPolicy reports whether an automation policy has certificates for a name that no
+// public authority serves: it names it, or it is for all names and has an issuer for
+// such ones. The http app makes one for all names that has none.
 func hasPolicy(t *caddytls.TLS, name string) bool {
 	if t.Automation == nil {
 		return false
 	}
 	return slices.ContainsFunc(t.Automation.Policies, func(p *caddytls.AutomationPolicy) bool {
-		return len(p.Subjects()) == 0 || slices.ContainsFunc(p.Subjects(), func(s string) bool { return certmagic.MatchWildcard(name, s) })
+		if len(p.Subjects()) == 0 {
+			return slices.ContainsFunc(p.Issuers, isPrivate)
+		}
+		return slices.ContainsFunc(p.Subjects(), func(s string) bool { return certmagic.MatchWildcard(name, s) })
 	})
+}
+
+// isPrivate reports whether an issuer may have certificates for names that are not
+// public.
+func isPrivate(i certmagic.Issuer) bool {
+	switch i := i.(type) {
+	case *caddytls.ACMEIssuer:
+		return i.CA != "" && !slices.Contains(publicAuthorities, i.CA)
+	case *caddytls.ZeroSSLIssuer:
+		return false
+	}
+	return true
+}
+
+// publicAuthorities are the ACME directories that serve public names only.
+var publicAuthorities = []string{
+	certmagic.LetsEncryptProductionCA, certmagic.LetsEncryptStagingCA, certmagic.ZeroSSLProductionCA,
+	certmagic.GoogleTrustProductionCA, certmagic.GoogleTrustStagingCA,
 }
 
 // listenSMTP opens the sockets that are not open yet, and has the certificates made.
