@@ -48,6 +48,7 @@ func TestSignInCost(t *testing.T) {
 		{"b", "right b", "192.0.2.1", false, false},
 		{"A", "right A", "192.0.2.1", true, false},
 		{"a", "right A", "192.0.2.1", true, true},
+		{"a", "right A\r\n", "192.0.2.1", true, true},
 		{"a", "wrong", "192.0.2.1", false, false},
 		{"a", "right A\x00", "192.0.2.1", false, false},
 		{"b", "right A", "10.0.0.1", false, false},

@@ -60,12 +60,17 @@ func parsePassword(s string) (*password, error) {
 
 // matches takes the same time whatever was typed.
 func (p *password) matches(typed string) (bool, error) {
+	typed = withoutEnd(typed)
 	if p.compare == nil {
 		sum := sha256.Sum256([]byte(typed))
 		return subtle.ConstantTimeCompare(sum[:], p.sum[:]) == 1, nil
 	}
 	return p.compare.Compare(p.hash, []byte(typed))
 }
+
+// withoutEnd takes line breaks off the end: programs that read a password from a file
+// send them, such as Alertmanager 0.25.
+func withoutEnd(typed string) string { return strings.TrimRight(typed, "\r\n") }
 
 // remember keeps in mind that somebody has signed in with this password.
 func (p *password) remember(typed string) {
@@ -92,7 +97,7 @@ func (p *password) digest(typed string) (d [sha256.Size]byte) {
 	m := hmac.New(sha256.New, processKey)
 	m.Write(p.hash)
 	m.Write([]byte{0})
-	m.Write([]byte(typed))
+	m.Write([]byte(withoutEnd(typed)))
 	m.Sum(d[:0])
 	return d
 }
