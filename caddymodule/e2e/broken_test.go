@@ -14,13 +14,16 @@ func TestBrokenPartsAreNamed(t *testing.T) {
 	t.Parallel()
 	for part, name := range map[string]string{
 		"postfix": "Postfix", "dovecot": "Dovecot", "exim": "Exim", "smtp-server": "smtp-server",
-		"oidc-provider": "oidc-provider", "chromium": "Chromium",
+		"oidc-provider": "oidc-provider", "chromium": "Chromium", "alertmanager": "Alertmanager",
 	} {
 		t.Run(part, func(t *testing.T) {
 			t.Parallel()
 			tests := "^TestOneMessageThroughEachServer$"
-			if part == "chromium" {
+			switch part {
+			case "chromium":
 				tests = "^TestSignInWithChromium$"
+			case "alertmanager":
+				tests = "^TestRecipes$/^run$/^Alertmanager$"
 			}
 			cmd := exec.Command(os.Args[0], "-test.run", tests)
 			cmd.Env = append(os.Environ(), "E2E_BREAK="+part, "E2E_CADDY="+caddyBinary)

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Installs on Debian the servers, readers, languages and the browser of the end-to-end
-# suite, and PostgreSQL for the outbox of fleets.
+# Installs on Debian the servers, clients, readers, languages and the browser of the
+# end-to-end suite, and PostgreSQL for the outbox of fleets.
 # Does nothing, and soon, where everything is there.
 #
-# Exim cannot be installed beside Postfix (Debian lets one package own port 25 and
-# /usr/sbin/sendmail), so its files are unpacked into the folder exim.
+# Some packages are unpacked into a folder of their name, and not installed: Exim
+# cannot be beside Postfix (Debian lets one package own port 25 and
+# /usr/sbin/sendmail), Alertmanager would run, and WordPress would bring a web
+# server and a database.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,12 +19,14 @@ apt_get() {
 		"${as_root[@]}" apt-get update -qq
 		apt_updated=yes
 	fi
-	"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends "$@" </dev/null >/dev/null
+	"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 --no-install-recommends "$@" </dev/null >/dev/null
 }
 
 packages=()
 # Python's own parser is a reader: the distribution's, not whichever comes first in PATH.
-for package in postfix dovecot-core chromium python3 postgresql curl php-cli; do
+# libsasl2-modules: PLAIN and LOGIN for Postfix as a client; libnet-ssleay-perl: TLS for swaks.
+for package in postfix dovecot-core chromium python3 postgresql \
+	libsasl2-modules swaks libnet-ssleay-perl msmtp curl openssl php-cli php-mysql; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || packages+=("$package")
 done
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -38,14 +42,27 @@ exim=exim/usr/sbin/exim4
 if ! id Debian-exim >/dev/null 2>&1; then
 	"${as_root[@]}" useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim
 fi
-if [ ! -x "$exim" ]; then
+alertmanager=alertmanager/usr/bin/prometheus-alertmanager
+wordpress=wordpress/usr/share/wordpress/wp-load.php
+# unpack FOLDER FILE PACKAGE unpacks a package, unless the file is there.
+unpack() {
+	[ ! -e "$2" ] || return 0
 	apt_get --version # for the list of packages
-	rm -rf exim exim.new
-	mkdir exim.new
-	(cd exim.new && apt-get -qq download exim4-daemon-heavy 2>/dev/null && dpkg-deb -x exim4-daemon-heavy_*.deb . && rm -- *.deb)
-	chmod u-s exim.new/usr/sbin/exim4 # it is started by root only
-	mv exim.new exim
+	rm -rf "$1" "$1.new"
+	mkdir "$1.new"
+	(cd "$1.new" && apt-get -qq download "$3" 2>/dev/null && dpkg-deb -x "$3"_*.deb . && rm -r -- *.deb usr/share/doc) # with an example in Go
+	chmod -R u-s "$1.new" # Exim is started by root only
+	mv "$1.new" "$1"
+}
+unpack exim "$exim" exim4-daemon-heavy
+unpack alertmanager "$alertmanager" prometheus-alertmanager
+# Debian's Alertmanager wants its templates there.
+templates=/usr/share/prometheus/alertmanager
+if [ ! -e "$templates/default.tmpl" ]; then
+	"${as_root[@]}" mkdir -p "$templates"
+	"${as_root[@]}" cp "alertmanager$templates"/*.tmpl "$templates"
 fi
+unpack wordpress "$wordpress" wordpress
 if ldd "$exim" | grep -q 'not found'; then
 	mapfile -t libraries < <(apt-cache depends exim4-daemon-heavy | sed -n 's/^  Depends: \(lib[^ ]*\)$/\1/p')
 	apt_get install "${libraries[@]}"
@@ -57,7 +74,8 @@ if [ ! -e "$stamp" ] || [ node/package-lock.json -nt "$stamp" ]; then
 	touch "$stamp"
 fi
 
-for tool in /usr/sbin/postfix /usr/sbin/dovecot /usr/bin/chromium /usr/bin/python3 curl php "$exim" node; do
+for tool in /usr/sbin/postfix /usr/sbin/dovecot /usr/bin/chromium /usr/bin/python3 "$exim" node \
+	/usr/bin/swaks /usr/bin/msmtp /usr/bin/curl /usr/bin/openssl /usr/bin/php "$alertmanager"; do
 	command -v "$tool" >/dev/null || { echo "$tool is missing after the installation" >&2; exit 1; }
 done
 if ldd "$exim" | grep 'not found'; then

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -105,6 +106,25 @@ func (m *mailbox) find(t testing.TB, messageID string) delivered {
 	})
 	if len(found) > 1 {
 		t.Fatalf("message %s was delivered %d times", messageID, len(found))
+	}
+	return found[0]
+}
+
+// findTo returns the one message for a recipient when it has been delivered.
+func (m *mailbox) findTo(t testing.TB, recipient string) delivered {
+	t.Helper()
+	var found []delivered
+	eventually(t, patience, "a message for "+recipient+" delivered", func() bool {
+		found = nil
+		for _, d := range m.all() {
+			if slices.Contains(d.To, recipient) {
+				found = append(found, d)
+			}
+		}
+		return len(found) > 0
+	})
+	if len(found) > 1 {
+		t.Fatalf("%d messages for %s were delivered", len(found), recipient)
 	}
 	return found[0]
 }

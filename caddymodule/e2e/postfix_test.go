@@ -128,6 +128,10 @@ func (d *door) service() string {
 const postfixMaster = `
 127.0.0.1:%[1]d inet n - n - - smtpd
 127.0.0.1:%[2]d inet n - n - - smtpd -o smtpd_tls_wrappermode=yes
+`
+
+// postfixInside are the services that every Postfix needs.
+const postfixInside = `
 pickup    unix  n - n 60 1 pickup
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 300 1 qmgr
@@ -156,40 +160,48 @@ func startPostfix(t testing.TB, dir string, a *authority, m *mailbox, sasl *dove
 	t.Helper()
 	dir = filepath.Join(dir, "postfix")
 	p := &postfix{starttlsPort: reservePort(t), implicitPort: reservePort(t)}
+	config := filepath.Join(dir, "config")
+	files := map[string]string{
+		"main.cf":       fmt.Sprintf(postfixMain, dir, m.Port, a.certFile, a.keyFile, sasl.socket, idle, filepath.Join(config, "header_checks")),
+		"master.cf":     fmt.Sprintf(postfixMaster, p.starttlsPort, p.implicitPort) + strings.TrimLeft(postfixInside, "\n"),
+		"header_checks": "/^X-Refuse:/ REJECT 5.6.0 Not this\n",
+	}
+	for _, d := range doors {
+		files["master.cf"] += d.service()
+	}
+	p.name = "Postfix"
+	p.ready = listens(p.starttlsPort, p.implicitPort)
+	p.startIn(t, dir, files)
+	return p
+}
+
+// startIn starts an instance of Postfix that has a folder of its own, with the files
+// of its configuration.
+func (s *server) startIn(t testing.TB, dir string, files map[string]string) {
+	t.Helper()
 	for _, d := range []string{"", "queue", "data", "config"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil { // its own users pass through
 			t.Fatal(err)
 		}
 	}
 	if out, err := exec.Command("chown", "postfix:", filepath.Join(dir, "data")).CombinedOutput(); err != nil {
-		t.Fatalf("Postfix is missing or broken: it has no user: %v: %s", err, out)
+		t.Fatalf("%s is missing or broken: it has no user: %v: %s", s.name, err, out)
 	}
 	config := filepath.Join(dir, "config")
-	files := map[string]string{
-		"main.cf":       fmt.Sprintf(postfixMain, dir, m.Port, a.certFile, a.keyFile, sasl.socket, idle, filepath.Join(config, "header_checks")),
-		"master.cf":     fmt.Sprintf(postfixMaster, p.starttlsPort, p.implicitPort),
-		"header_checks": "/^X-Refuse:/ REJECT 5.6.0 Not this\n",
-	}
-	for _, d := range doors {
-		files["master.cf"] += d.service()
-	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(config, name), []byte(strings.TrimLeft(content, "\n")), 0o644); err != nil { // read by its own users
 			t.Fatal(err)
 		}
 	}
-	p.name = "Postfix"
 	if out, err := exec.Command(program("postfix", "/usr/sbin/postfix"), "-c", config, "check").CombinedOutput(); err != nil { // makes the queue's folders
-		t.Fatalf("Postfix is missing or broken: %v: %s", err, out)
+		t.Fatalf("%s is missing or broken: %v: %s", s.name, err, out)
 	}
 	// Without the script that usually starts it, to be its parent: signals reach it
 	// and, through it, all that it has started.
-	p.argv = []string{"/usr/lib/postfix/sbin/master", "-c", config, "-s"}
-	p.leads = true
-	p.ready = listens(p.starttlsPort, p.implicitPort)
-	t.Cleanup(p.stop)
-	p.start(t)
-	return p
+	s.argv = []string{"/usr/lib/postfix/sbin/master", "-c", config, "-s"}
+	s.leads = true
+	t.Cleanup(s.stop)
+	s.start(t)
 }
 
 func (p *postfix) ports() (starttls, implicit int) { return p.starttlsPort, p.implicitPort }

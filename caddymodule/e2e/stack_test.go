@@ -42,6 +42,8 @@ type Options struct {
 	// Tenants are more tenants by their names, each with what its block in the Caddyfile
 	// says. Each has a key.
 	Tenants map[string]string
+	// Lines are put into the app's block, and Global beside it.
+	Lines, Global string
 }
 
 // Stack is one Caddy with all that it needs. It has these tenants for each mail
@@ -72,6 +74,7 @@ type Stack struct {
 	// clientSecret and password are in Caddy's environment.
 	clientSecret, password string
 	apps                   *apps // nil without
+	caddyfile              string
 	// answers and pages are what clients have been shown.
 	answers, pages []string
 }
@@ -80,6 +83,8 @@ const site = `{
 	admin %[1]s
 	persist_config off
 	storage file_system %[2]s/storage
+	skip_install_trust
+%[7]s
 	log {
 		level DEBUG
 	}
@@ -108,7 +113,7 @@ const site = `{
 	}
 	handle_path /admin/* {
 		basic_auth {
-			ops $2a$04$0Cir8j4ndXT4sZOEfTay1OCpv.6q67K/wbd9Fr3sCX62JUKlFGdjy
+			ops %[8]s
 		}
 		oauth_mail admin {
 			role admin ops
@@ -125,6 +130,7 @@ const site = `{
 const (
 	operator         = "ops"
 	operatorPassword = "operator-password"
+	operatorHash     = "$2a$04$0Cir8j4ndXT4sZOEfTay1OCpv.6q67K/wbd9Fr3sCX62JUKlFGdjy"
 )
 
 // Start starts a Stack. It ends with the test.
@@ -246,19 +252,20 @@ func Start(t testing.TB, o Options) *Stack {
 	if !o.Outbox {
 		tenants.WriteString("outbox off\n")
 	}
-	s.startCaddy(t, fmt.Sprintf(site, strings.TrimPrefix(s.AdminURL, "http://"), dir, s.URL, s.proxy.URL, tenants.String(), s.SendURL), env)
+	tenants.WriteString(o.Lines)
+	s.startCaddy(t, fmt.Sprintf(site, strings.TrimPrefix(s.AdminURL, "http://"), dir, s.URL, s.proxy.URL, tenants.String(), s.SendURL, o.Global, operatorHash), env)
 	return s
 }
 
 // startCaddy starts Caddy with a Caddyfile and variables.
 func (s *Stack) startCaddy(t testing.TB, text string, env []string) {
 	t.Helper()
-	config := filepath.Join(s.dir, "Caddyfile")
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	s.caddyfile = filepath.Join(s.dir, "Caddyfile")
+	if err := os.WriteFile(s.caddyfile, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.caddy = &server{
-		name: "Caddy", argv: []string{caddyBinary, "run", "--config", config, "--adapter", "caddyfile"}, env: env,
+		name: "Caddy", argv: []string{caddyBinary, "run", "--config", s.caddyfile, "--adapter", "caddyfile"}, env: env,
 		ready: says("serving initial configuration"),
 	}
 	t.Cleanup(func() {
