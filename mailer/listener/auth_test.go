@@ -164,8 +164,11 @@ func TestLedgerIsBounded(t *testing.T) {
 			}
 		}
 	}
-	if n := len(l.counts); n > mostTallies+2 {
-		t.Errorf("%d kept", n)
+	for i := range 45_000 {
+		l.fruitless(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), now, limits)
+	}
+	if n := len(l.counts); n > mostTallies+2 || l.banned(netip.MustParseAddr("192.0.2.1"), now) == 0 {
+		t.Errorf("%d kept, turned away for %v", n, l.banned(netip.MustParseAddr("192.0.2.1"), now))
 	}
 }
 

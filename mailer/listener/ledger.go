@@ -98,7 +98,7 @@ func (l *ledger) countLocked(key uint64, now time.Time, forget time.Duration) ta
 }
 
 // tidyLocked makes room: by what does not count any more, and if that is not enough,
-// by something.
+// by something, last of all by who is turned away.
 func (l *ledger) tidyLocked(now time.Time) {
 	if len(l.counts) < mostTallies {
 		return
@@ -108,11 +108,15 @@ func (l *ledger) tidyLocked(now time.Time) {
 			delete(l.counts, key)
 		}
 	}
-	for key := range l.counts {
-		if len(l.counts) < mostTallies*9/10 {
-			return
+	for _, all := range []bool{false, true} {
+		for key, t := range l.counts {
+			if len(l.counts) < mostTallies*9/10 {
+				return
+			}
+			if all || !now.Before(t.blocked) {
+				delete(l.counts, key)
+			}
 		}
-		delete(l.counts, key)
 	}
 }
 
