@@ -172,7 +172,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.followCore(ctx); err != nil {
 		return err
 	}
-	a.guard, a.memory = newGuard(), newBudget()
+	a.guard, a.memory = newGuard(), newBudget(maxBody, maxInFlight)
 	a.registry.current.Store(s)
 	return nil
 }

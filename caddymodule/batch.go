@@ -2,8 +2,8 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -34,6 +34,7 @@ type item struct {
 	// where that was an earlier request.
 	answer   *sent
 	replayed bool
+	tried    bool
 	problem  *problem
 }
 
@@ -72,25 +73,22 @@ func newBatchError(i int, p *problem) batchError {
 // postBatch sends up to a hundred messages. All of them are read and checked before
 // the first is accepted; none is waited for, unless there is no outbox.
 func (h *Handler) postBatch(w http.ResponseWriter, r *http.Request, c caller) error {
-	switch mediaType(r.Header) {
-	case "application/x-ndjson", "application/jsonl":
+	if media, _ := mediaType(r.Header); slices.Contains(lineTypes, media) {
 		return h.postLines(w, r, c)
 	}
 	permissive, err := isPermissive(r.Header)
 	if err != nil {
 		return err
 	}
-	if err := checkEmailHeaders(r.Header); err != nil {
-		return err
-	}
-	body, room, err := h.body(w, r)
+	in, err := h.receive(w, r, batchTypes)
 	if err != nil {
 		return err
 	}
-	defer room.release()
+	defer in.close()
 	b := &batch{h: h, r: r, c: c, prefer: readPreferences(r.Header), permissive: permissive}
-	if err := b.read(body); err != nil {
-		return err
+	defer b.close()
+	if err := b.read(in); err != nil {
+		return in.refused(err)
 	}
 	if err := b.makeIdempotent(); err != nil {
 		return err
@@ -100,6 +98,20 @@ func (h *Handler) postBatch(w http.ResponseWriter, r *http.Request, c caller) er
 	}
 	b.send()
 	return b.answer(w)
+}
+
+// close gives back what was not sent.
+func (b *batch) close() {
+	for _, i := range b.items {
+		i.close()
+	}
+}
+
+// close gives back what is kept of the message.
+func (i *item) close() {
+	if i.request != nil {
+		i.request.close()
+	}
 }
 
 // isPermissive reports whether the good messages of a batch go when others are bad.
@@ -127,16 +139,34 @@ type batch struct {
 }
 
 // read reads and checks the messages. The error is about the whole request.
-func (b *batch) read(body []byte) error {
+func (b *batch) read(in *incoming) error {
 	outbox := b.h.app.mailer.Outbox != nil
-	if !json.Valid(body) {
-		return badJSON("", "is cut or broken")
+	e := newEmailReader(in.body, in.room, outbox)
+	defer e.giveBack()
+	if err := e.enter('['); err != nil {
+		return err
 	}
-	err := decodeList(body, "", maxBatch, func(_ string, raw json.RawMessage) error {
+	e.root = len(e.path)
+	for {
+		more, err := e.item(len(b.items))
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		if len(b.items) == maxBatch {
+			return invalid("", "too_many", "a batch has %d messages at most", maxBatch)
+		}
 		i := &item{index: len(b.items)}
 		b.items = append(b.items, i)
-		var err error
-		if i.request, err = parseEmail(raw, outbox); err == nil {
+		if e.peek() == '{' {
+			i.request, err = e.email()
+		} else if err = e.skip(); err == nil {
+			err = badJSON("", "must be an object")
+		}
+		dead := e.dead || e.err != nil && e.err != io.EOF
+		if err == nil {
 			i.submission, err = b.h.prepare(b.r, b.c, i.request)
 		}
 		if err == nil {
@@ -144,17 +174,23 @@ func (b *batch) read(body []byte) error {
 			err = b.h.app.mailer.Check(i.submission)
 		}
 		if err == nil {
-			return nil
+			continue
 		}
 		i.problem = toProblem(err)
-		if b.permissive {
-			return nil
+		if !b.permissive || dead {
+			return inBatch(i.index, i.problem)
 		}
-		return inBatch(i.index, i.problem)
-	})
-	switch n := len(b.items); {
-	case err != nil:
+		i.close()
+		if err := e.leave(e.root); err != nil {
+			return inBatch(i.index, toProblem(err))
+		}
+		e.path = e.path[:e.root]
+	}
+	e.root = 0
+	if err := e.finish(); err != nil {
 		return err
+	}
+	switch n := len(b.items); {
 	case n == 0:
 		return invalid("", "too_few", "a batch has one message at least")
 	case n > maxDirectBatch && !outbox:
@@ -167,7 +203,7 @@ func (b *batch) read(body []byte) error {
 func (b *batch) good() int {
 	n := 0
 	for _, i := range b.items {
-		if i.problem == nil {
+		if i.problem == nil && !i.request.dryRun {
 			n++
 		}
 	}
@@ -240,6 +276,13 @@ func (b *batch) send() {
 
 // send sends one message.
 func (i *item) send(ctx context.Context, h *Handler, l diagnosis.Language) {
+	defer i.request.close()
+	if i.request.dryRun {
+		answer := newDryRun(i.submission, i.request)
+		i.answer = &answer
+		return
+	}
+	i.tried = true
 	defer func() {
 		if p := recover(); p != nil { // as the server does for the goroutine of a request
 			h.logger.Error("a message of a batch failed in this server", "id", i.submission.ID, "error", p)
@@ -247,7 +290,7 @@ func (i *item) send(ctx context.Context, h *Handler, l diagnosis.Language) {
 		}
 	}()
 	receipt, err := h.app.mailer.Send(ctx, i.submission)
-	i.request.message, i.submission.Content = nil, nil
+	i.request.message, i.submission.Content = nil, nil // it is not needed any more
 	i.replayed = receipt.Replayed
 	if err == nil {
 		answer := newSent(receipt, i.request, l)
@@ -279,7 +322,7 @@ func (b *batch) answer(w http.ResponseWriter) error {
 			if b.permissive {
 				v.Errors = append(v.Errors, newBatchError(i.index, i.problem))
 			}
-			if first == nil && i.submission.ID != "" {
+			if first == nil && i.tried {
 				first = i
 			}
 		}

@@ -10,87 +10,132 @@ import (
 )
 
 const (
-	// maxInFlight is the most that the bodies of all requests under way may have
-	// together. Reading one takes several times its size for a moment.
-	maxInFlight = 128 << 20
-	// leastShare is what a request is charged at least. While it waits for what becomes
-	// of its message it takes nearly that, without any body.
+	// maxBody is the most octets that a request to the send route may have, unpacked,
+	// unless the configuration says otherwise.
+	maxBody = 36 << 20
+	// maxInFlight is the same of all requests together whose messages are not in the
+	// outbox yet. What is large lies in files.
+	maxInFlight = 256 << 20
+	// maxMemory is what the requests under way may take in memory.
+	maxMemory = 128 << 20
+	// leastShare is what a request takes of that at least. While it waits for what
+	// becomes of its message it takes nearly that, without any body.
 	leastShare = 64 << 10
+	// textCost is how often a text of a mail is in memory while it is made a message.
+	textCost = 4
 )
 
-// budget bounds the memory that requests take at a time. It is safe for
-// concurrent use.
+// budget bounds what requests take at a time. It is safe for concurrent use.
 type budget struct {
-	bytes *semaphore.Weighted
+	largest int64 // body
+	bodies  *semaphore.Weighted
+	memory  *semaphore.Weighted
 	// storing has the shares of messages that are on their way into the outbox, by the
 	// id of the message.
 	storing sync.Map
 }
 
-func newBudget() *budget { return &budget{bytes: semaphore.NewWeighted(maxInFlight)} }
+func newBudget(largest, all int64) *budget {
+	return &budget{largest: largest, bodies: semaphore.NewWeighted(all), memory: semaphore.NewWeighted(maxMemory)}
+}
 
 // share is what one request has of a budget. It belongs to the goroutine that serves
 // the request.
 type share struct {
-	of      *budget
-	size    int64
-	message string // the id it is known by in of.storing; empty for none
+	of       *budget
+	body     int64
+	memory   int64
+	message  string // the id it is known by in of.storing; empty for none
+	accepted func()
 }
 
 // acquire reserves room for a request's body, as large as it says to be, or may be. A
 // request beyond the budget is sent away at once: a caller that waits would only
 // add to the load.
 func (b *budget) acquire(r *http.Request) (*share, error) {
-	size := max(r.ContentLength, leastShare)
+	size := r.ContentLength
 	switch {
-	case size > maxBody:
-		discard(r)
-		return nil, errTooLarge()
-	case r.ContentLength < 0:
-		size = maxBody
+	case size > b.largest:
+		b.discard(r)
+		return nil, errTooLarge(b.largest)
+	case size < 0 || r.Header.Get("Content-Encoding") != "":
+		size = b.largest
 	}
-	if !b.bytes.TryAcquire(size) {
-		discard(r)
-		p := refuse(http.StatusServiceUnavailable, nameApplication, "busy",
-			"This server is busy with other requests. Nothing was sent; try again in a moment.")
-		p.retryAfter = time.Second
-		return nil, p
+	if !b.memory.TryAcquire(leastShare) {
+		b.discard(r)
+		return nil, errBusy()
 	}
-	return &share{of: b, size: size}, nil
+	if !b.bodies.TryAcquire(size) {
+		b.memory.Release(leastShare)
+		b.discard(r)
+		return nil, errBusy()
+	}
+	return &share{of: b, body: size, memory: leastShare}, nil
 }
 
-// shrink gives back what is more than a size, and leastShare.
-func (s *share) shrink(size int) {
-	if rest := max(int64(size), leastShare); rest < s.size {
-		s.of.bytes.Release(s.size - rest)
-		s.size = rest
+func errBusy() error {
+	p := refuse(http.StatusServiceUnavailable, nameApplication, "busy",
+		"This server is busy with other requests. Nothing was sent; try again in a moment.")
+	p.retryAfter = time.Second
+	return p
+}
+
+// read notes how much of the body is still kept, in memory or in files.
+func (s *share) read(size int64) {
+	if size < s.body {
+		s.of.bodies.Release(s.body - size)
+		s.body = size
 	}
 }
 
-// untilAccepted has the share shrink when the outbox has accepted a message.
-func (s *share) untilAccepted(id string) {
-	s.message = id
+// hold takes memory for a text.
+func (s *share) hold(text int) error {
+	n := int64(text)*textCost - s.memory
+	if n <= 0 {
+		return nil
+	}
+	if !s.of.memory.TryAcquire(n) {
+		return errBusy()
+	}
+	s.memory += n
+	return nil
+}
+
+// untilAccepted has the share shrink when the outbox has accepted a message, and calls
+// what gives its content back.
+func (s *share) untilAccepted(id string, then func()) {
+	s.message, s.accepted = id, then
 	s.of.storing.Store(id, s)
 }
 
-// accepted notes that a message is in the outbox, and its content not in the memory any
-// more. It is called on the goroutine that serves the request.
+// accepted notes that a message is in the outbox, and its content not needed any more.
+// It is called on the goroutine that serves the request.
 func (b *budget) accepted(id string) {
-	if s, ok := b.storing.LoadAndDelete(id); ok {
-		s.(*share).shrink(0)
+	v, ok := b.storing.LoadAndDelete(id)
+	if !ok {
+		return
+	}
+	s := v.(*share)
+	s.accepted()
+	s.read(0)
+	if s.memory > leastShare {
+		b.memory.Release(s.memory - leastShare)
+		s.memory = leastShare
 	}
 }
 
-// release gives back all.
+// release gives back all. It may be called more than once.
 func (s *share) release() {
 	if s.message != "" {
 		s.of.storing.Delete(s.message)
 	}
-	s.of.bytes.Release(s.size)
+	s.of.bodies.Release(s.body)
+	s.of.memory.Release(s.memory)
+	s.body, s.memory = 0, 0
 }
 
 // discard reads a body that is not wanted, within reason: a client that is cut
 // off while it writes does not read the answer.
-func discard(r *http.Request) {
-	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, 2*maxBody))
+func (b *budget) discard(r *http.Request) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, 2*b.largest))
 }

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
@@ -21,69 +23,92 @@ import (
 // serves again.
 func TestBudget(t *testing.T) {
 	t.Parallel()
-	b := newBudget()
-	request := func(length int64) *http.Request {
+	const largest, all = 36 << 20, 128 << 20
+	b := newBudget(largest, all)
+	request := func(length int64, packed ...string) *http.Request {
 		r := httptest.NewRequest("POST", "/emails", nil)
 		r.ContentLength = length
+		r.Header["Content-Encoding"] = packed
 		return r
 	}
-	fill := func(length int64) (all []*share) {
+	fill := func(r *http.Request) (shares []*share) {
 		t.Helper()
 		for {
-			s, err := b.acquire(request(length))
+			s, err := b.acquire(r)
 			if err != nil {
 				if p := toProblem(err); p.status != 503 || p.code != "busy" || p.retryAfter == 0 {
 					t.Fatalf("beyond the budget: %+v", p)
 				}
-				return all
+				return shares
 			}
-			all = append(all, s)
+			shares = append(shares, s)
 		}
 	}
-	all := fill(-1) // of unknown length: as large as it may be
-	if len(all) != maxInFlight/maxBody {
-		t.Errorf("%d requests of unknown length", len(all))
+	for _, r := range []*http.Request{request(1, "gzip"), request(-1)} { // as large as it may be
+		shares := fill(r)
+		if len(shares) != all/largest {
+			t.Errorf("%d requests of unknown length", len(shares))
+		}
+		for _, s := range shares {
+			s.release()
+			s.release()
+		}
 	}
-	if p := toProblem(second(b.acquire(request(maxBody + 1)))); p.status != 413 {
+	shares := fill(request(-1))
+	if p := toProblem(second(b.acquire(request(largest + 1)))); p.status != 413 || !strings.Contains(p.message, "36 MiB") {
 		t.Errorf("larger than any may be: %+v", p)
 	}
-	all[0].shrink(1)
-	all[1].shrink(20 << 20)
-	all[1].shrink(30 << 20) // never grows
-	all[2].untilAccepted("2")
+	shares[0].read(1)
+	shares[1].read(20 << 20)
+	shares[1].read(30 << 20) // never grows
+	closed := 0
+	shares[2].untilAccepted("2", func() { closed++ })
 	b.accepted("another")
-	if got := maxInFlight - left(b); got != leastShare+20<<20+maxBody {
-		t.Errorf("%d octets are taken", got)
+	if got := all - left(b.bodies, all); got != 1+20<<20+largest || closed != 0 {
+		t.Errorf("%d octets of bodies are taken", got)
+	}
+	if err := shares[2].hold(10 << 20); err != nil {
+		t.Fatal(err)
+	}
+	_ = shares[2].hold(1)
+	if got := maxMemory - left(b.memory, maxMemory); got != 2*leastShare+textCost*10<<20 {
+		t.Errorf("%d octets of memory are taken", got)
+	}
+	if err := shares[1].hold(maxMemory/textCost - 9<<20); err == nil {
+		t.Error("two texts took more memory than there is")
 	}
 	b.accepted("2")
 	b.accepted("2")
-	if got := maxInFlight - left(b); got != leastShare+20<<20+leastShare {
-		t.Errorf("after one was accepted: %d octets are taken", got)
+	if got := all - left(b.bodies, all); got != 1+20<<20 || closed != 1 {
+		t.Errorf("after one was accepted: %d octets are taken, closed %d times", got, closed)
 	}
-	for _, s := range all {
+	if got := maxMemory - left(b.memory, maxMemory); got != 3*leastShare {
+		t.Errorf("after one was accepted: %d octets of memory are taken", got)
+	}
+	for _, s := range shares {
 		s.release()
 	}
-	if all = fill(0); len(all) != maxInFlight/leastShare {
-		t.Errorf("%d requests without a body", len(all))
+	if shares = fill(request(0)); len(shares) != maxMemory/leastShare {
+		t.Errorf("%d requests without a body", len(shares))
 	}
-	all[0].untilAccepted("0")
-	for _, s := range all {
+	shares[0].untilAccepted("0", func() {})
+	for _, s := range shares {
 		s.release()
 	}
 	b.accepted("0")
-	if left(b) != maxInFlight {
-		t.Errorf("%d octets are left of all", left(b))
+	if left(b.bodies, all) != all || left(b.memory, maxMemory) != maxMemory {
+		t.Error("not all is given back")
 	}
 }
 
-// left counts what is left of a budget that nobody else uses.
-func left(b *budget) (n int) {
-	for step := maxInFlight; step > 0; step /= 2 {
-		for b.bytes.TryAcquire(int64(step)) {
+// left counts what is left of all, where nobody else takes any.
+func left(of *semaphore.Weighted, all int) (n int) {
+	for step := all; step > 0; step /= 2 {
+		for of.TryAcquire(int64(step)) {
 			n += step
 		}
 	}
-	b.bytes.Release(int64(n))
+	of.Release(int64(n))
 	return n
 }
 
@@ -154,11 +179,10 @@ func TestFingerprintMemory(t *testing.T) { //nolint:paralleltest // it counts wh
 	}
 	const to = `{"to":"a@example.net","subject":"s",`
 	for name, body := range map[string][]byte{
-		"numbers":   filled(to+`"attachments":[{"content":[`, "1,", `]}]}`),
-		"objects":   filled(to+`"unknown":[`, "{},", `]}`),
-		"brackets":  filled(to+`"text":"`, "<", `"}`),
-		"file name": filled(to+`"attachments":[{"content":"","filename":"`, "<", `"}]}`),
-		"base64":    filled(to+`"attachments":[{"content":"`, "AAAA", `"}]}`),
+		"numbers":  filled(to+`"attachments":[{"content":[`, "1,", `]}]}`),
+		"objects":  filled(to+`"unknown":[`, "{},", `]}`),
+		"brackets": filled(to+`"text":"`, "<", `"}`),
+		"base64":   filled(to+`"attachments":[{"content":"`, "AAAA", `"}]}`),
 	} {
 		r, err := parseEmail(body, true)
 		if err != nil {

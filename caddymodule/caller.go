@@ -163,35 +163,51 @@ func (c *caller) choose(names ...string) error {
 
 // permit finds the tenant that a message goes by, gives it its sender where it has
 // none, and holds it to the rules of the key.
-func (c caller) permit(m *mailer.Message) (caller, error) {
+func (c caller) permit(r *emailRequest) (caller, error) {
+	from := r.from()
 	if c.tenant == nil {
-		if t := c.snapshot.domains[strings.ToLower(m.From.Domain)]; t != nil && c.key.owns(t.name) {
+		if t := c.snapshot.domains[strings.ToLower(from.Domain)]; t != nil && c.key.owns(t.name) {
 			c.tenant = t
 		} else if c.tenant = c.snapshot.tenants[c.key.tenant]; c.tenant == nil {
 			return c, refuse(http.StatusUnprocessableEntity, nameMissingField, "missing_tenant",
 				"This API key may use several tenants, and the request names none. Name one in the header: X-Mail-Tenant: <tenant>.")
 		}
 	}
-	if m.From.IsZero() {
-		m.From = c.tenant.from
+	if from.IsZero() {
+		*from = c.tenant.from
 	}
-	if m.From.IsZero() {
+	if from.IsZero() {
 		return c, missing("from")
 	}
-	if s := c.key.senders; s != nil && !s.Allows(m.From) {
-		return c, &problem{
-			status: http.StatusForbidden, name: nameValidation, code: "sender_not_allowed", field: "from",
-			message: "This API key may not send from " + m.From.Mailbox() + ". Use an allowed sender, or have the operator add it to the key's `senders`.",
+	for _, a := range r.senders() {
+		if s := c.key.senders; s != nil && !s.Allows(a) {
+			return c, &problem{
+				status: http.StatusForbidden, name: nameValidation, code: "sender_not_allowed", field: "from",
+				message: "This API key may not send from " + a.Mailbox() + ". Use an allowed sender, or have the operator add it to the key's `senders`.",
+			}
 		}
 	}
 	if s := c.key.recipients; s != nil {
-		for _, a := range m.Envelope().To {
+		for _, a := range r.recipients() {
 			if !s.Allows(a) {
 				return c, recipientNotAllowed(a.Mailbox(), "key")
 			}
 		}
 	}
 	return c, nil
+}
+
+// usual is the sender of messages that have none, where that is known before who sends
+// them.
+func (c caller) usual() mailer.Address {
+	t := c.tenant
+	if t == nil {
+		t = c.snapshot.tenants[c.key.tenant]
+	}
+	if t == nil {
+		return mailer.Address{}
+	}
+	return t.from
 }
 
 // named is the tenant that an answer names; empty where the key has one only.

@@ -1,26 +1,44 @@
 package caddymodule
 
 import (
-	"encoding/base64"
-	"encoding/json"
+	"bytes"
 	"errors"
-	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
-// emailRequest is a request to send one message, read and ready to compose.
+// emailRequest is a request to send one message, read and ready to compose. It must be
+// closed when the message is not needed any more.
 type emailRequest struct {
 	message *mailer.Message
+	// envelope says who receives, where that is not what the message says.
+	envelope *mailer.Envelope
 	// at is when it is to go; zero for now.
 	at time.Time
 	// schedule is how the request says that.
 	schedule string
+	// dryRun does all but accept the message. The request's header may say so, too.
+	dryRun bool
+	// tags and metadata are for lists and statistics, not for the message.
+	tags     []mailer.Tag
+	metadata []mailer.Tag
 	warnings []string
 	// tenant is the one that the answer names; empty for none.
 	tenant string
+
+	hasSubject bool
+	files      []*mailer.File
+
+	// received is there in place of the parts of message, where the request was a whole
+	// message, and id is the one that it got. Sum is a digest of it as it came.
+	received *mailer.Received
+	id       string
+	sum      []byte
 }
 
 // Limits of a request, beside that of its size.
@@ -31,92 +49,270 @@ const (
 	maxHeaderBytes = 64 << 10
 	maxAttachments = 50
 	maxTags        = 20
+	maxTag         = 256
+	maxReferences  = 100
+	// maxText is the most octets of text and HTML together: they are in memory.
+	maxText = 16 << 20
 	// maxWarnings bounds an answer; what a program does wrong it mostly does
 	// often.
 	maxWarnings = 20
 )
 
-// parseEmail reads the JSON body of `POST /emails`. What only an outbox can do is
-// refused without one. The error is a [*problem], or a [*mailer.Error] that names the
-// field.
+// close gives the files of attachments back. It may be called more than once.
+func (r *emailRequest) close() {
+	for _, f := range r.files {
+		_ = f.Close() // the disk is none of the caller's business
+	}
+	if r.received != nil {
+		_ = r.received.Close()
+	}
+}
+
+// from is the address in the field From.
+func (r *emailRequest) from() *mailer.Address {
+	if r.received != nil {
+		return &r.received.From
+	}
+	return &r.message.From
+}
+
+// senders are the addresses that people and servers see.
+func (r *emailRequest) senders() []mailer.Address {
+	if r.envelope == nil || r.envelope.From.IsZero() {
+		return []mailer.Address{*r.from()}
+	}
+	return []mailer.Address{*r.from(), r.envelope.From}
+}
+
+// recipients are those who get the message.
+func (r *emailRequest) recipients() []mailer.Address {
+	if r.envelope != nil {
+		return r.envelope.To
+	}
+	return r.message.Envelope().To
+}
+
+// kept is how many octets lie in files, or in their place.
+func (r *emailRequest) kept() (n int64) {
+	for _, f := range r.files {
+		n += f.Size()
+	}
+	if r.received != nil {
+		n += r.received.Content.Size()
+	}
+	return n
+}
+
+func (r *emailRequest) warn(warning string) {
+	switch n := len(r.warnings); {
+	case n < maxWarnings:
+		r.warnings = append(r.warnings, warning)
+	case n == maxWarnings:
+		r.warnings = append(r.warnings, "there are more warnings like these")
+	}
+}
+
+// sendSpool has the attachments of requests that are being read. What they take is
+// bounded by the budget.
+var sendSpool = new(mailer.Spool)
+
+// emailReader reads requests in JSON. The errors are [*problem]s, or [*mailer.Error]s
+// that name the field.
+type emailReader struct {
+	jsonReader
+	// outbox is set where there is one: without it some wishes are refused.
+	outbox  bool
+	room    *share // nil: without bounds
+	request *emailRequest
+	texts   int // octets of text
+}
+
+var emailReaders = sync.Pool{New: func() any { return new(emailReader) }}
+
+// newEmailReader returns a reader of what from has. It must be given back.
+func newEmailReader(from io.Reader, room *share, outbox bool) *emailReader {
+	e := emailReaders.Get().(*emailReader)
+	e.reset(from)
+	e.room, e.outbox, e.texts = room, outbox, 0
+	return e
+}
+
+// giveBack ends the use of the reader.
+func (e *emailReader) giveBack() {
+	e.from, e.room, e.request = nil, nil, nil
+	if cap(e.text) > jsonBuffer {
+		e.text = nil
+	}
+	emailReaders.Put(e)
+}
+
+// parseEmail reads one message.
 func parseEmail(body []byte, outbox bool) (*emailRequest, error) {
-	if err := checkText(body); err != nil {
-		return nil, err
-	}
-	m := new(mailer.Message)
-	r := &emailRequest{message: m}
-	var from, subject *string
-	var to, cc, bcc, replyTo []string
-	scheduled := unsupported("scheduling needs the outbox, which is off on this server")
-	if outbox {
-		scheduled = func(path string, raw json.RawMessage) error {
-			r.schedule = string(raw)
-			return decodeSchedule(&r.at, time.Now())(path, raw)
-		}
-	}
-	err := decodeObject(body, "", fields{
-		"from":         decodePresent(&from),
-		"to":           decodeTexts(&to, maxRecipients),
-		"cc":           decodeTexts(&cc, maxRecipients),
-		"bcc":          decodeTexts(&bcc, maxRecipients),
-		"reply_to":     decodeTexts(&replyTo, maxReplyTo),
-		"subject":      decodePresent(&subject),
-		"text":         decodeText(&m.Text),
-		"html":         decodeText(&m.HTML),
-		"headers":      r.decodeHeaders,
-		"attachments":  r.decodeAttachments,
-		"tags":         decodeTags,
-		"scheduled_at": scheduled,
-		"template":     unsupported("there are no templates on this server; send text or html"),
-		"oauth_mail":   unsupported("this version takes no extensions of its own yet"),
-		"topic_id":     r.ignored("topic_id has no meaning on this server and was ignored"),
-	}, r.unknown)
+	e := newEmailReader(bytes.NewReader(body), nil, outbox)
+	defer e.giveBack()
+	return e.document()
+}
+
+// document reads a message and the end of the document.
+func (e *emailReader) document() (*emailRequest, error) {
+	r, err := e.email()
 	if err != nil {
 		return nil, err
 	}
-	if from != nil {
-		if m.From, err = mailer.ParseAddress(*from); err != nil {
-			return nil, fieldError("from", err)
-		}
+	if err := e.finish(); err != nil {
+		r.close()
+		return nil, err
 	}
-	for _, f := range []struct {
-		name string
-		list []string
-		into *[]mailer.Address
-	}{{"to", to, &m.To}, {"cc", cc, &m.Cc}, {"bcc", bcc, &m.Bcc}, {"reply_to", replyTo, &m.ReplyTo}} {
-		if *f.into, err = parseAddresses(f.name, f.list); err != nil {
-			return nil, err
-		}
-	}
-	if len(m.To) == 0 {
-		return nil, missing("to")
-	}
-	if n := len(m.To) + len(m.Cc) + len(m.Bcc); n > maxRecipients {
-		return nil, invalid("to", "too_many", "%d recipients are more than the %d that one message may have", n, maxRecipients)
-	}
-	if subject == nil {
-		return nil, missing("subject")
-	}
-	m.Subject = *subject
 	return r, nil
 }
 
-// parseAddresses reads a field of addresses. Each entry holds one, so that
-// `a@b, c@d` in one string is never taken for something it may not be.
-func parseAddresses(field string, list []string) ([]mailer.Address, error) {
-	var out []mailer.Address
-	for i, s := range list {
-		a, err := mailer.ParseAddress(s)
-		if err != nil {
-			name := field
-			if len(list) > 1 {
-				name = fmt.Sprintf("%s[%d]", field, i)
-			}
-			return nil, fieldError(name, err)
-		}
-		out = append(out, a)
+// email reads one message.
+func (e *emailReader) email() (*emailRequest, error) {
+	r := &emailRequest{message: new(mailer.Message)}
+	e.request = r
+	err := e.fields()
+	if err == nil {
+		err = r.settle()
 	}
-	return out, nil
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// settle checks what has to do with several fields.
+func (r *emailRequest) settle() error {
+	m := r.message
+	if len(m.To) == 0 {
+		return missing("to")
+	}
+	if n := len(m.To) + len(m.Cc) + len(m.Bcc); n > maxRecipients {
+		return invalid("to", "too_many", "%d recipients are more than the %d that one message may have", n, maxRecipients)
+	}
+	if !r.hasSubject {
+		return missing("subject")
+	}
+	return nil
+}
+
+// The fields of a message, and what reads them.
+var (
+	emailNames = names{
+		"from", "to", "subject", "text", "html", "cc", "bcc", "reply_to",
+		"headers", "attachments", "tags", "scheduled_at", "template", "topic_id", "oauth_mail",
+	}
+	emailFields = []func(*emailReader) error{
+		(*emailReader).sender, (*emailReader).to, (*emailReader).subject, (*emailReader).plain, (*emailReader).html,
+		(*emailReader).cc, (*emailReader).bcc, (*emailReader).replyTo, (*emailReader).headers, (*emailReader).attachments,
+		(*emailReader).tags, (*emailReader).schedule, (*emailReader).template, (*emailReader).topic, (*emailReader).extensions,
+	}
+)
+
+func (e *emailReader) fields() error {
+	if err := e.enter('{'); err != nil {
+		return err
+	}
+	var m members
+	for {
+		i, _, more, err := e.next(&m, emailNames)
+		switch {
+		case err != nil || !more:
+			return err
+		case i < 0:
+			err = e.unknown()
+		default:
+			err = emailFields[i](e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// unknown drops a field that is not known, with a warning: SDKs send fields that
+// are newer than this server.
+func (e *emailReader) unknown() error {
+	e.request.warn("the field \"" + strings.ReplaceAll(e.place(), `"`, `\"`) + "\" is not known and was ignored")
+	return e.skip()
+}
+
+// unsupported refuses a field that would change what is sent.
+func (e *emailReader) unsupported(why string) error {
+	return invalid(e.place(), "unsupported", "%s", why)
+}
+
+func (e *emailReader) template() error {
+	return e.unsupported("there are no templates on this server; send text or html")
+}
+
+func (e *emailReader) topic() error {
+	e.request.warn("topic_id has no meaning on this server and was ignored")
+	return e.skip()
+}
+
+func (e *emailReader) sender() error {
+	a, err := e.address()
+	e.request.message.From = a
+	return err
+}
+
+func (e *emailReader) to() error      { return e.addresses(&e.request.message.To, maxRecipients) }
+func (e *emailReader) cc() error      { return e.addresses(&e.request.message.Cc, maxRecipients) }
+func (e *emailReader) bcc() error     { return e.addresses(&e.request.message.Bcc, maxRecipients) }
+func (e *emailReader) replyTo() error { return e.addresses(&e.request.message.ReplyTo, maxReplyTo) }
+
+// address reads a mailbox.
+func (e *emailReader) address() (mailer.Address, error) {
+	s, err := e.string()
+	if err != nil {
+		return mailer.Address{}, err
+	}
+	a, err := mailer.ParseAddress(s)
+	if err != nil {
+		return a, fieldError(e.place(), err)
+	}
+	return a, nil
+}
+
+// addresses reads a mailbox, or a list of them. Each entry holds one, so that
+// `a@b, c@d` in one string is never taken for something it may not be.
+func (e *emailReader) addresses(into *[]mailer.Address, most int) error {
+	switch e.peek() {
+	case '"':
+		a, err := e.address()
+		*into = append(*into, a)
+		return err
+	case '[':
+	default:
+		return e.noString("must be a string, or a list of strings")
+	}
+	if err := e.enter('['); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		more, err := e.item(n)
+		if err != nil || !more {
+			return err
+		}
+		if n == most {
+			return e.tooMany(most)
+		}
+		if e.peek() != '"' {
+			return e.noString("must be a string")
+		}
+		a, err := e.address()
+		if err != nil {
+			return err
+		}
+		*into = append(*into, a)
+	}
+}
+
+// tooMany is an error of the list that the reader is in.
+func (e *emailReader) tooMany(most int) error {
+	e.path[len(e.path)-1] = nowhere
+	return invalid(e.place(), "too_many", "there are more than %d", most)
 }
 
 // fieldError names the field in an error of the mailer.
@@ -129,174 +325,161 @@ func fieldError(field string, err error) error {
 	return err
 }
 
-func (r *emailRequest) decodeHeaders(path string, raw json.RawMessage) error {
-	count, size := 0, 0
-	return decodeObject(raw, path, nil, func(path, name string, raw json.RawMessage) error {
-		count++
-		if size += len(name) + len(raw); count > maxHeaders || size > maxHeaderBytes {
-			return invalid("headers", "too_many", "there are more than %d, or they are larger than %d KiB", maxHeaders, maxHeaderBytes>>10)
+func (e *emailReader) subject() (err error) {
+	e.request.message.Subject, err = e.string()
+	e.request.hasSubject = true
+	return err
+}
+
+func (e *emailReader) plain() (err error) {
+	e.request.message.Text, err = e.long()
+	return err
+}
+
+func (e *emailReader) html() (err error) {
+	e.request.message.HTML, err = e.long()
+	return err
+}
+
+// long reads a text.
+func (e *emailReader) long() (string, error) {
+	if !e.take('"') {
+		return "", e.noString("must be a string")
+	}
+	e.text = e.text[:0]
+	var b strings.Builder
+	for {
+		piece, end, err := e.piece()
+		if err != nil {
+			return "", err
+		}
+		if err := e.hold(len(piece)); err != nil {
+			return "", err
+		}
+		switch {
+		case b.Len() == 0 && len(e.text)+len(piece) <= maxShort:
+			e.text = append(e.text, piece...)
+			if end {
+				return string(e.text), nil
+			}
+			continue
+		case b.Len() == 0:
+			b.Grow(4 * maxShort)
+			b.Write(e.text)
+		}
+		b.Write(piece)
+		if end {
+			return b.String(), nil
+		}
+	}
+}
+
+// hold takes memory for more of a text.
+func (e *emailReader) hold(n int) error {
+	if e.texts += n; e.texts > maxText {
+		return refuse(http.StatusRequestEntityTooLarge, nameValidation, "too_large",
+			"text and html have over 16 MiB together. Send what is that large as an attachment.")
+	}
+	if e.room == nil {
+		return nil
+	}
+	return e.room.hold(e.texts)
+}
+
+func (e *emailReader) headers() error {
+	if err := e.enter('{'); err != nil {
+		return err
+	}
+	var m members
+	size := 0
+	for {
+		_, name, more, err := e.next(&m, nil)
+		if err != nil || !more {
+			return err
 		}
 		var value string
-		if err := json.Unmarshal(raw, &value); err != nil {
-			var number json.Number
-			if json.Unmarshal(raw, &number) != nil {
-				return badJSON(path, "must be a string")
-			}
-			value = number.String()
+		switch c := e.peek(); {
+		case c == '"':
+			value, err = e.string()
+		case c == '-' || '0' <= c && c <= '9':
+			value, err = e.number()
+		default:
+			err = e.noString("must be a string")
+		}
+		if err != nil {
+			return err
+		}
+		if size += len(name) + len(value); m.count > maxHeaders || size > maxHeaderBytes {
+			return invalid("headers", "too_many", "there are more than %d, or they are larger than %d KiB", maxHeaders, maxHeaderBytes>>10)
 		}
 		if mailer.ClassifyHeader(name) == mailer.HeaderStructural {
-			r.warn("the header " + name + " is made by this server; yours was dropped")
-			return nil
+			e.request.warn("the header " + name + " is made by this server; yours was dropped")
+			continue
 		}
-		r.message.Headers = append(r.message.Headers, mailer.HeaderField{Name: name, Value: value})
-		return nil // Compose says what is wrong with a malformed one
-	})
+		// Compose says what is wrong with a malformed one.
+		e.request.message.Headers = append(e.request.message.Headers, mailer.HeaderField{Name: name, Value: value})
+	}
 }
 
-func (r *emailRequest) decodeAttachments(path string, raw json.RawMessage) error {
-	return decodeList(raw, path, maxAttachments, r.decodeAttachment)
-}
+var tagNames = names{"name", "value"}
 
-func (r *emailRequest) decodeAttachment(path string, raw json.RawMessage) error {
-	var a mailer.Attachment
-	var disposition, inlineID string
-	var content []byte
-	found := false
-	err := decodeObject(raw, path, fields{
-		"filename":            decodeText(&a.Filename),
-		"content_type":        decodeText(&a.ContentType),
-		"content_id":          decodeText(&a.ContentID),
-		"inline_content_id":   decodeText(&inlineID),
-		"content_disposition": decodeText(&disposition),
-		"content": func(path string, raw json.RawMessage) (err error) {
-			found = true
-			content, err = decodeBytes(path, raw)
+// tags reads tags. Some programs have names and values of their own kind.
+func (e *emailReader) tags() error {
+	if err := e.enter('['); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		more, err := e.item(n)
+		if err != nil || !more {
 			return err
-		},
-		"path": func(path string, _ json.RawMessage) error {
-			return badAttachment(path, "remote_attachment", "This server fetches no attachments from elsewhere. Send the file itself in `content`, in base64.")
-		},
-	}, r.unknown)
+		}
+		if n == maxTags {
+			return e.tooMany(maxTags)
+		}
+		var t mailer.Tag
+		if err := e.pairs(tagNames, []*string{&t.Name, &t.Value}); err != nil {
+			return err
+		}
+		if len(t.Name) > maxTag || len(t.Value) > maxTag {
+			return invalid(e.place(), "too_long", "a tag has names and values of up to %d octets", maxTag)
+		}
+		if t.Name != "" {
+			e.request.tags = append(e.request.tags, t)
+		}
+	}
+}
+
+// pairs reads an object of strings; others than those that are known are passed over.
+func (e *emailReader) pairs(known names, into []*string) error {
+	if err := e.enter('{'); err != nil {
+		return err
+	}
+	var m members
+	for {
+		i, _, more, err := e.next(&m, known)
+		switch {
+		case err != nil || !more:
+			return err
+		case i < 0:
+			err = e.skip()
+		default:
+			*into[i], err = e.string()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (e *emailReader) schedule() error {
+	if !e.outbox {
+		return e.unsupported("scheduling needs the outbox, which is off on this server")
+	}
+	s, err := e.string()
 	if err != nil {
 		return err
 	}
-	if !found {
-		return badAttachment(path, "missing_content", "The attachment has no `content`.")
-	}
-	if a.ContentID == "" {
-		a.ContentID = inlineID
-	}
-	a.Inline = disposition == "inline" || disposition == "" && a.ContentID != ""
-	if disposition != "" && disposition != "inline" && disposition != "attachment" {
-		return badAttachment(path+".content_disposition", "bad_disposition", "content_disposition must be attachment or inline.")
-	}
-	a.Source = mailer.Bytes(content)
-	r.message.Attachments = append(r.message.Attachments, a)
-	return nil
-}
-
-// decodeBytes reads the content of an attachment: base64, a list of byte values,
-// or what Node makes of a Buffer. Official SDKs send all three.
-func decodeBytes(path string, raw json.RawMessage) ([]byte, error) {
-	bad := badAttachment(path, "bad_content", "The content of an attachment must be base64, a list of byte values, or a Buffer object.")
-	switch {
-	case len(raw) > 0 && raw[0] == '"':
-		var text string
-		if err := json.Unmarshal(raw, &text); err != nil {
-			return nil, bad
-		}
-		text = strings.NewReplacer("\r", "", "\n", "").Replace(text)
-		for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding} {
-			if data, err := encoding.DecodeString(text); err == nil {
-				return data, nil
-			}
-		}
-		return nil, bad
-	case len(raw) > 0 && raw[0] == '[':
-		return decodeByteList(raw, bad)
-	}
-	var buffer struct {
-		Type string          `json:"type"`
-		Data json.RawMessage `json:"data"`
-	}
-	if err := json.Unmarshal(raw, &buffer); err != nil || buffer.Type != "Buffer" {
-		return nil, bad
-	}
-	return decodeByteList(buffer.Data, bad)
-}
-
-// decodeByteList reads [1,2,255]. A []int of it would take eight times the room.
-func decodeByteList(raw json.RawMessage, bad error) ([]byte, error) {
-	out := make([]byte, 0, len(raw)/3)
-	value, digits, open := 0, 0, false
-	for _, c := range raw {
-		switch {
-		case c == '[' && !open:
-			open = true
-		case c >= '0' && c <= '9':
-			value, digits = value*10+int(c-'0'), digits+1
-			if value > 255 {
-				return nil, bad
-			}
-		case c == ',' || c == ']':
-			if digits > 0 {
-				out = append(out, byte(value))
-			}
-			value, digits = 0, 0
-		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
-		default:
-			return nil, bad
-		}
-	}
-	if !open {
-		return nil, bad
-	}
-	return out, nil
-}
-
-// decodeTags checks tags. They are for lists and statistics, not for the
-// message.
-func decodeTags(path string, raw json.RawMessage) error {
-	return decodeList(raw, path, maxTags, func(path string, raw json.RawMessage) error {
-		return decodeObject(raw, path, nil, func(string, string, json.RawMessage) error { return nil })
-	})
-}
-
-// decodePresent reads a string and notes that it is there.
-func decodePresent(s **string) decoder {
-	return func(path string, raw json.RawMessage) error {
-		*s = new(string)
-		return decodeText(*s)(path, raw)
-	}
-}
-
-// unsupported refuses a field that would change what is sent.
-func unsupported(why string) decoder {
-	return func(path string, _ json.RawMessage) error {
-		return invalid(path, "unsupported", "%s", why)
-	}
-}
-
-// ignored drops a field with a warning.
-func (r *emailRequest) ignored(warning string) decoder {
-	return func(string, json.RawMessage) error {
-		r.warn(warning)
-		return nil
-	}
-}
-
-// unknown drops a field that is not known, with a warning: SDKs send fields that
-// are newer than this server.
-func (r *emailRequest) unknown(path, _ string, _ json.RawMessage) error {
-	r.warn(fmt.Sprintf("the field %q is not known and was ignored", path))
-	return nil
-}
-
-func (r *emailRequest) warn(warning string) {
-	switch n := len(r.warnings); {
-	case n < maxWarnings:
-		r.warnings = append(r.warnings, warning)
-	case n == maxWarnings:
-		r.warnings = append(r.warnings, "there are more warnings like these")
-	}
+	e.request.schedule = s
+	e.request.at, err = readSchedule(e.place(), s, time.Now())
+	return err
 }

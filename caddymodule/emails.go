@@ -195,12 +195,12 @@ func (h *Handler) cancelEmail(w http.ResponseWriter, r *http.Request, c caller) 
 
 // moveEmail sets another time for a message that waits.
 func (h *Handler) moveEmail(w http.ResponseWriter, r *http.Request, c caller) error {
-	if mediaType(r.Header) != "application/json" {
+	if media, _ := mediaType(r.Header); media != typeJSON {
 		return refuse(http.StatusUnsupportedMediaType, nameValidation, "media_type",
 			"The body must be JSON, with the header Content-Type: application/json.")
 	}
-	if err := checkEncoding(r.Header); err != nil {
-		return err
+	if r.Header.Get("Content-Encoding") != "" {
+		return refuse(http.StatusUnsupportedMediaType, nameValidation, "content_encoding", "The body of this call must not be compressed.")
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSmallBody))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {

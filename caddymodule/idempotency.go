@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -48,7 +47,15 @@ func (r *emailRequest) fingerprint(tenant string) ([]byte, error) {
 			_, _ = w.WriteString(s)
 		}
 	}
-	add("POST /emails", tenant, r.schedule, m.Subject, m.Text, m.HTML)
+	add("POST /emails", tenant, r.schedule, m.Subject, m.Text, m.HTML, m.InReplyTo)
+	add(m.References...)
+	add(string(r.sum), strconv.FormatBool(r.dryRun))
+	if e := r.envelope; e != nil {
+		add(e.From.Mailbox())
+		for _, a := range e.To {
+			add(a.Mailbox())
+		}
+	}
 	for _, list := range [][]mailer.Address{{m.From}, m.ReplyTo, m.To, m.Cc, m.Bcc} {
 		count(int64(len(list)))
 		for _, a := range list {
@@ -65,22 +72,12 @@ func (r *emailRequest) fingerprint(tenant string) ([]byte, error) {
 	for _, a := range m.Attachments {
 		add(a.Filename, a.ContentType, a.ContentID, strconv.FormatBool(a.Inline))
 		count(a.Source.Size())
-		if err := copySource(w, a.Source); err != nil {
+		if _, err := a.Source.(*mailer.File).Encoded(w); err != nil {
 			return nil, err
 		}
 	}
 	_ = w.Flush()
 	return sum.Sum(nil), nil
-}
-
-func copySource(w io.Writer, s mailer.Source) error {
-	content, err := s.Open()
-	if err != nil {
-		return err
-	}
-	defer content.Close()
-	_, err = io.Copy(w, content)
-	return err
 }
 
 // makeIdempotent makes a request with a key count once: what it asks for decides

@@ -38,20 +38,19 @@ func (h *Handler) postLines(w http.ResponseWriter, r *http.Request, c caller) er
 	if h.app.mailer.Outbox == nil {
 		return invalid("", "unsupported", "JSON Lines need the outbox, which is off on this server; send a JSON array of up to %d messages", maxDirectBatch)
 	}
-	if err := checkEncoding(r.Header); err != nil {
+	in, err := h.receive(w, r, lineTypes)
+	if err != nil {
 		return err
 	}
+	defer in.close()
 	key, err := idempotencyKey(r.Header)
 	if err != nil {
 		return err
 	}
-	room, err := h.app.memory.acquire(r)
-	if err != nil {
-		return err
-	}
-	defer room.release()
 	l := &lines{h: h, r: r, c: c, key: key, wait: http.NewResponseController(w)}
-	err = l.read(bufio.NewReaderSize(http.MaxBytesReader(w, r.Body, maxBody), 64<<10))
+	if err = l.read(bufio.NewReaderSize(in.body, 64<<10)); err != nil {
+		err = in.refused(err)
+	}
 	return l.answer(w, err)
 }
 
@@ -98,6 +97,7 @@ func (l *lines) read(from *bufio.Reader) error {
 		l.items = append(l.items, i)
 		if err := l.prepare(i, line); err != nil {
 			i.problem = toProblem(err)
+			i.close()
 			i.request = nil
 			continue
 		}
@@ -126,6 +126,9 @@ func (l *lines) prepare(i *item, line []byte) (err error) {
 	}
 	if err := l.h.app.mailer.Check(i.submission); err != nil {
 		return err
+	}
+	if i.request.dryRun {
+		return nil
 	}
 	return l.c.spend(nil, 1)
 }

@@ -2,21 +2,13 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
-	"io"
-	"mime"
 	"net/http"
-	"strings"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
 const (
-	// maxBody is the most that a request to the send route may have.
-	maxBody = 36 << 20
 	// bodyTimeout bounds the reading of a body: a trickle is never idle.
 	bodyTimeout = 60 * time.Second
 	// sendTimeout bounds a send without an outbox up to the point where the content
@@ -29,28 +21,33 @@ const noIdempotency = "Idempotency-Key has no effect without an outbox: a repeat
 
 // postEmail sends one message.
 func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) error {
-	if err := checkEmailHeaders(r.Header); err != nil {
-		return err
-	}
-	body, room, err := h.body(w, r)
+	in, err := h.receive(w, r, emailTypes)
 	if err != nil {
 		return err
 	}
-	defer room.release()
-	outbox := h.app.mailer.Outbox != nil
-	request, err := parseEmail(body, outbox)
+	defer in.close()
+	request, err := in.email(c)
 	if err != nil {
-		return err
+		return in.refused(err)
 	}
-	if !outbox && r.Header.Get("Idempotency-Key") != "" {
+	defer request.close()
+	in.room.read(request.kept())
+	if !in.outbox && r.Header.Get("Idempotency-Key") != "" {
 		request.warn(noIdempotency)
 	}
 	s, err := h.prepare(r, c, request)
 	if err != nil {
 		return err
 	}
+	if request.dryRun {
+		if err := h.app.mailer.Check(s); err != nil {
+			return err
+		}
+		writeJSON(w, "application/json", http.StatusOK, newDryRun(s, request))
+		return nil
+	}
 	prefer := readPreferences(r.Header)
-	if outbox {
+	if in.outbox {
 		s.Options.Async, s.Options.Wait = prefer.async(), prefer.patience()
 		if err := makeIdempotent(&s.Options, r.Header, s.Tenant, request); err != nil {
 			return err
@@ -59,8 +56,13 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	if err := c.spend(w.Header(), 1); err != nil {
 		return err
 	}
-	room.untilAccepted(s.ID)
+	in.room.untilAccepted(s.ID, request.close)
 	return h.sendOne(w, r, request, s, prefer)
+}
+
+// newDryRun is the answer to a message that would be accepted, and was not.
+func newDryRun(s mailer.Submission, request *emailRequest) sent {
+	return sent{ID: s.ID, MessageID: s.MessageID, Status: "dry_run", Tenant: request.tenant, Warnings: request.warnings}
 }
 
 // sendOne sends a message and answers. Nobody else may have the content, so that it
@@ -98,32 +100,15 @@ func (h *Handler) sendOne(w http.ResponseWriter, r *http.Request, request *email
 	return nil
 }
 
-// body reads the body of a request. Room is given back when all that is made of it
-// is gone.
-func (h *Handler) body(w http.ResponseWriter, r *http.Request) ([]byte, *share, error) {
-	// Not every writer has deadlines; a server's own then hold alone.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	room, err := h.app.memory.acquire(r)
-	if err != nil {
-		return nil, nil, err
-	}
-	body, err := readBody(w, r)
-	if err != nil {
-		room.release()
-		return nil, nil, err
-	}
-	room.shrink(len(body))
-	return body, room, nil
-}
-
 // prepare makes what is to be sent of a request for one message.
 func (h *Handler) prepare(r *http.Request, c caller, request *emailRequest) (mailer.Submission, error) {
-	c, err := c.permit(request.message)
+	c, err := c.permit(request)
 	if err != nil {
 		return mailer.Submission{}, err
 	}
 	request.tenant = c.named()
-	s, err := newSubmission(request.message, c)
+	request.dryRun = request.dryRun || r.Header.Get("X-Mail-Dry-Run") == "1"
+	s, err := newSubmission(request, c)
 	if err != nil {
 		return s, err
 	}
@@ -132,81 +117,31 @@ func (h *Handler) prepare(r *http.Request, c caller, request *emailRequest) (mai
 	return s, nil
 }
 
-// checkEmailHeaders refuses a body that is not understood before it is read.
-func checkEmailHeaders(h http.Header) error {
-	if mediaType(h) != "application/json" {
-		return refuse(http.StatusUnsupportedMediaType, nameValidation, "media_type",
-			"The body must be JSON, with the header Content-Type: application/json.")
-	}
-	if err := checkEncoding(h); err != nil {
-		return err
-	}
-	_, err := idempotencyKey(h)
-	return err
-}
-
-func checkEncoding(h http.Header) error {
-	if e := h.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
-		return refuse(http.StatusUnsupportedMediaType, nameValidation, "content_encoding",
-			"The body must not be compressed.")
-	}
-	return nil
-}
-
-// mediaType is that of a request, in lower case and without parameters; empty where
-// it is not known.
-func mediaType(h http.Header) string {
-	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err != nil {
-		return ""
-	}
-	return media
-}
-
 // newSubmission accepts a message: it gets its id and its date.
-func newSubmission(m *mailer.Message, c caller) (mailer.Submission, error) {
-	id := mailer.NewID()
+func newSubmission(r *emailRequest, c caller) (mailer.Submission, error) {
+	s := mailer.Submission{Tenant: c.tenant.name, Caller: mailer.Caller{Kind: callerKey, Name: c.key.name}}
+	if r.received != nil {
+		s.ID, s.MessageID, s.From, s.Envelope, s.Content = r.id, r.received.MessageID, r.received.From, *r.envelope, r.received.Content
+		s.Summary = &mailer.Summary{To: s.Envelope.To}
+		return s, nil
+	}
+	m := r.message
+	s.ID = mailer.NewID()
 	m.Date = time.Now().UTC()
 	if !m.HasHeader("Message-ID") {
-		m.MessageID = mailer.NewMessageID(id, m.From)
+		m.MessageID = mailer.NewMessageID(s.ID, m.From)
 	}
-	content, err := m.Compose()
-	if err != nil {
-		return mailer.Submission{}, err
+	var err error
+	if s.Content, err = m.Compose(); err != nil {
+		return s, err
 	}
-	return mailer.Submission{
-		ID:        id,
-		MessageID: m.MessageID,
-		Tenant:    c.tenant.name,
-		Caller:    mailer.Caller{Kind: callerKey, Name: c.key.name},
-		From:      m.From,
-		Envelope:  m.Envelope(),
-		Content:   content,
-		Summary:   m.Summary(),
-	}, nil
-}
-
-// readBody reads a body within its limits.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		return nil, unreadable(err)
+	s.MessageID, s.From, s.Envelope, s.Summary = m.MessageID, m.From, m.Envelope(), m.Summary()
+	s.Summary.Tags = r.tags
+	if e := r.envelope; e != nil {
+		s.Envelope.To = e.To
+		if !e.From.IsZero() {
+			s.Envelope.From = e.From
+		}
 	}
-	return body, nil
-}
-
-// unreadable is a body that could not be read.
-func unreadable(err error) error {
-	var tooLarge *http.MaxBytesError
-	var fromHandler caddyhttp.HandlerError
-	if errors.As(err, &tooLarge) || errors.As(err, &fromHandler) && fromHandler.StatusCode == http.StatusRequestEntityTooLarge {
-		return errTooLarge()
-	}
-	return refuse(http.StatusBadRequest, nameValidation, "body",
-		"The request ended before its body was complete, or took too long.")
-}
-
-func errTooLarge() error {
-	return refuse(http.StatusRequestEntityTooLarge, nameValidation, "too_large",
-		"The request is too large; with attachments it may have 36 MiB.")
+	return s, nil
 }

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"regexp"
 	"strconv"
 	"strings"
@@ -21,37 +20,30 @@ var inTime = regexp.MustCompile(`^in +([0-9]{1,5}) *(min|minute|hour|day)s?$`)
 
 var timeUnits = map[string]time.Duration{"min": time.Minute, "minute": time.Minute, "hour": time.Hour, "day": 24 * time.Hour}
 
-// decodeSchedule reads when a message is to go: a time (RFC 3339), or such as "in 2
+// readSchedule reads when a message is to go: a time (RFC 3339), or such as "in 2
 // hours".
-func decodeSchedule(at *time.Time, now time.Time) decoder {
-	return func(path string, raw json.RawMessage) error {
-		var s string
-		if err := decodeText(&s)(path, raw); err != nil {
-			return err
-		}
-		t, ok := parseSchedule(s, now)
-		switch {
-		case !ok:
-			return invalid(path, "bad_time", "%q must be a time such as 2027-01-31T09:00:00+09:00, or such as \"in 2 hours\": in a number of min, hours or days", clipped(s))
-		case t.After(now.Add(maxSchedule)):
-			return invalid(path, "bad_time", "it may lie 30 days ahead at most")
-		case t.Before(now.Add(-lateSchedule)):
-			return invalid(path, "bad_time", "%s lies in the past; leave the field out to send now", t.Format(time.RFC3339))
-		}
-		*at = t
-		return nil
+func readSchedule(field, s string, now time.Time) (time.Time, error) {
+	t, ok := parseSchedule(s, now)
+	switch {
+	case !ok:
+		return t, invalid(field, "bad_time", "%q must be a time such as 2027-01-31T09:00:00+09:00, or such as \"in 2 hours\": in a number of min, hours or days", clipped(s))
+	case t.After(now.Add(maxSchedule)):
+		return t, invalid(field, "bad_time", "it may lie 30 days ahead at most")
+	case t.Before(now.Add(-lateSchedule)):
+		return t, invalid(field, "bad_time", "%s lies in the past; leave the field out to send now", t.Format(time.RFC3339))
 	}
+	return t, nil
 }
 
 // parseMove reads the body of a request that gives a message another time.
 func parseMove(body []byte) (at time.Time, err error) {
-	if err := checkText(body); err != nil {
-		return at, err
-	}
-	err = decodeObject(body, "", fields{"scheduled_at": decodeSchedule(&at, time.Now())},
-		func(path, _ string, _ json.RawMessage) error {
-			return invalid(path, "unsupported", "of a message that was accepted only scheduled_at can be changed")
-		})
+	err = decodeObject(body, fields{"scheduled_at": func(r *jsonReader) error {
+		s, err := r.string()
+		if err == nil {
+			at, err = readSchedule(r.place(), s, time.Now())
+		}
+		return err
+	}}, "of a message that was accepted only scheduled_at can be changed")
 	if err == nil && at.IsZero() {
 		err = missing("scheduled_at")
 	}

@@ -2,8 +2,10 @@ package mailer
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -78,7 +80,40 @@ type Received struct {
 	// Repaired tells what was mended, in words for a log.
 	Repaired []string
 
+	to   []recipientField
 	body *spooled
+}
+
+// Recipients returns the addresses in the fields To, Cc and Bcc, without duplicates. A
+// list that is empty but for its name, such as "undisclosed-recipients:;", has none. The
+// error is an [*Error] with Field.
+func (r *Received) Recipients() ([]Address, error) {
+	var m Message
+	for _, f := range r.to {
+		list, err := ParseAddressList(f.value)
+		if e, ok := errors.AsType[*Error](err); ok {
+			e.Field = f.name
+			return nil, e
+		}
+		m.To = append(m.To, list...)
+	}
+	return m.Envelope().To, nil
+}
+
+// recipientField is the value of a field with recipients.
+type recipientField struct{ name, value string }
+
+// recipients returns the fields with recipients.
+func (h *header) recipients() (fields []recipientField) {
+	for _, f := range h.fields {
+		if f.name != "to" && f.name != "cc" && f.name != "bcc" {
+			continue
+		}
+		if v := f.value(); v != "" && !strings.HasSuffix(v, ":;") {
+			fields = append(fields, recipientField{f.name, v})
+		}
+	}
+	return fields
 }
 
 // Close gives back the spool file. Content must not be used afterwards: writing
@@ -111,6 +146,7 @@ func (in *Intake) Read(r io.Reader, id string) (*Received, error) {
 	if in.Now != nil {
 		now = in.Now
 	}
+	to := h.recipients()
 	messageID := h.mend(id, from, now())
 	b, err := readBody(l, h, first, in.Spool)
 	if err != nil {
@@ -124,6 +160,7 @@ func (in *Intake) Read(r io.Reader, id string) (*Received, error) {
 		From:      from,
 		MessageID: messageID,
 		Repaired:  l.mended,
+		to:        to,
 		body:      b.out,
 	}, nil
 }

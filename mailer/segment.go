@@ -68,6 +68,10 @@ func (e encoded) size() int64 {
 const chunk = 192 * base64Line
 
 func (e encoded) writeTo(w io.Writer) error {
+	if f, ok := e.source.(*File); ok && !e.raw { // it is as it should be already
+		_, err := f.Encoded(w)
+		return err
+	}
 	r, err := e.source.Open()
 	if err != nil {
 		return e.unreadable(err)
