@@ -120,7 +120,7 @@ func TestWaitingTakesNoRoom(t *testing.T) {
 		known              bool
 	}{
 		{"small ones of unknown length, without an outbox", withoutOutbox, mailBody, false},
-		{"large ones in the outbox", "", strings.Repeat(" ", 34<<20) + mailBody, true},
+		{"large ones in the outbox", "", member2(`"content":"` + strings.Repeat("AAAA", 1<<20) + `"`), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

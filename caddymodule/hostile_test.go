@@ -1,0 +1,311 @@
+package caddymodule
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
+)
+
+// hostileInput is a request that must be refused.
+type hostileInput struct {
+	name, target, body string
+	header             map[string]string
+	status             []int
+}
+
+// hostileInputs makes requests that must be refused, by kind.
+func hostileInputs(t *testing.T) (all []hostileInput) {
+	t.Helper()
+	add := func(name, body string, status ...int) {
+		all = append(all, hostileInput{name: name, target: "/emails", body: body, status: status})
+	}
+	with := func(name, target, body, header, value string, status ...int) {
+		all = append(all, hostileInput{name, target, body, map[string]string{header: value}, status})
+	}
+	const good = `{"from":"sender@example.com","to":["a@example.net"],"subject":"s","text":"t\n","headers":{"X-A":"b"},"attachments":[{"filename":"f","content":"YQ=="}]}`
+	member := func(name, raw string) string {
+		fields := map[string]string{"to": `"a@example.net"`, "subject": `"s"`, "text": `"t"`}
+		fields[name] = raw
+		var list []string
+		for n, v := range fields {
+			list = append(list, fmt.Sprintf("%q:%s", n, v))
+		}
+		return "{" + strings.Join(list, ",") + "}"
+	}
+	text := func(s string) string {
+		raw, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(raw)
+	}
+
+	for i := range len(good) { // 150 or so
+		add(fmt.Sprintf("cut at %d", i), good[:i], 400)
+	}
+	for i := 1; i < len(good); i += 4 {
+		add(fmt.Sprintf("NUL at %d", i), good[:i]+"\x00"+good[i:], 400, 422)
+	}
+	for i := 1; i < len(good); i += 8 {
+		add(fmt.Sprintf("no UTF-8 at %d", i), good[:i]+"\xc3\x28"+good[i:], 400, 422)
+	}
+	for _, tail := range []string{"x", "{}", "null", ",", "\x00", "\ufeff"} {
+		add("followed by "+tail, good+tail, 400)
+		add("preceded by "+tail, tail+good, 400, 422)
+	}
+	for _, name := range emailNames {
+		add(name+" twice", `{"to":"a@example.net","subject":"s","text":"t",`+fmt.Sprintf(`"%s":null,"%s":null}`, name, name), 400)
+		add(name+" in upper case", member(strings.ToUpper(name), `"x"`), 400)
+		add(name+" with another case, and null", member(strings.ToUpper(name[:1])+name[1:], `null`), 400)
+		add(name+" in upper case by an escape", member(name, `"x"`)[:1]+fmt.Sprintf(`"\u%04X%s":"x",`, name[0]-'a'+'A', name[1:])+member("x", "1")[1:], 400)
+		if name == "topic_id" {
+			continue
+		}
+		for _, raw := range []string{"1", "true", "[[]]", `[{"a":[]},7]`, `{"":1}`} {
+			if (name == "headers" || name == "tags" || name == "oauth_mail") && raw == `{"":1}` {
+				continue // it has no known member
+			}
+			add(name+" "+raw, member(name, raw), 400, 422)
+		}
+	}
+	for _, name := range []string{"to", "cc", "bcc", "reply_to", "from"} {
+		for _, a := range []string{
+			"", "nobody", "@example.net", "a@", "a@b@c", "a b@example.net", "a@example.net\r\nBcc: x@example.net", "a@example.net\nX: y", "a@exa mple.net",
+			"<a@example.net", "a@example.net>", "<a@example.net> <b@example.net>", "a@[127.0.0.1]", "a@127.0.0.1", "a@example.net, b@example.net",
+			"g: a@example.net;", "a@-example.net", "a@" + strings.Repeat("x", 64) + ".net", strings.Repeat("x", 65) + "@example.net", "a@exa\x00mple.net",
+			"a@example..net", "a\u202e@example.net\x7f", strings.Repeat("(", 1000) + "a@example.net",
+		} {
+			add(name+" "+clipped(a), member(name, text(a)), 422)
+		}
+	}
+	for _, header := range []string{"X-A", "List-Unsubscribe", "In-Reply-To", "References", "Message-ID", "Thread-Topic"} {
+		for _, v := range []string{"a\r\nBcc: x@example.net", "a\nb", "a\rb", "a\x00b", "a\r\n\r\nbody", strings.Repeat("x", 999), "a\u2028\x85\x1bb"} {
+			add(header+" "+clipped(v), member("headers", fmt.Sprintf("{%q:%s}", header, text(v))), 422)
+		}
+	}
+	for _, name := range []string{"", "a b", "a:", "X-A\r\nBcc", "X-\x00", "\u00c4", "X-" + strings.Repeat("a", 80), ":", "X-A:b\r\n"} {
+		add("header name "+clipped(name), member("headers", "{"+text(name)+`:"v"}`), 422)
+	}
+	add("header name of 2 KiB", member("headers", "{"+text(strings.Repeat("X", 2000))+`:"v"}`), 400)
+	for _, s := range []string{"s\r\nBcc: x@example.net", "s\n", "\x00", strings.Repeat("x", 999), strings.Repeat("\u3042", 400), "a\x1b[2J"} {
+		add("subject "+clipped(s), member("subject", text(s)), 422)
+	}
+	add("subject of 100 KiB", member("subject", text(strings.Repeat("x", 100<<10))), 422)
+	attachment := func(member string) string { return member2(member) }
+	for _, c := range []string{
+		`"***"`, `"A"`, `"AA="`, `"AA=A"`, `"A A A A"`, `"AAAA\u0000"`, `"AAAA\u20ac"`, `[256]`, `[-1]`, `[1.5]`, `[1e1]`, `["1"]`, `[[1]]`, `[01]`, `[1,]`, `[,1]`, `[null]`,
+		`{}`, `{"type":"Buffer"}`, `{"data":[1]}`, `{"type":"buffer","data":[1]}`, `{"type":"Buffer","data":"YQ=="}`, `{"type":"Buffer","data":[256]}`,
+		`{"type":"Buffer","data":[1],"x":1}`, `true`, `7`, `"data:text/plain,abc"`, `"data:` + strings.Repeat("x", 1000) + `;base64,YQ=="`,
+	} {
+		add("content "+clipped(c), attachment(`"content":`+c), 400, 422)
+	}
+	for _, m := range []string{
+		`"filename":"a\r\nb"`, `"filename":"a\u0000b"`, `"content_type":"text/plain\r\nX: y"`, `"content_type":"text"`, `"content_type":"` + strings.Repeat("x", 2000) + `/y"`,
+		`"content_id":"a b"`, `"content_id":"a>\r\nX: y"`, `"content_disposition":"evil"`, `"path":"file:///etc/passwd"`, `"path":"http://169.254.169.254/"`, `"path":"https://example.com/a"`,
+		`"filename":"` + strings.Repeat("x", 100<<10) + `"`,
+	} {
+		add("attachment "+clipped(m), attachment(`"content":"YQ==",`+m), 422)
+	}
+	add("no content", attachment(`"filename":"f"`), 422)
+	for name, raw := range map[string]string{
+		"half a pair": `"\ud800"`, "second half": `"\udc00"`, "two first halves": `"\ud800\ud800"`, "bad escape": `"\x41"`, "short escape": `"\u12"`, "raw line break": "\"a\nb\"", "raw tab": "\"\t\"",
+	} {
+		for _, f := range []string{"text", "subject", "from", "future"} {
+			add(name+" in "+f, member(f, raw), 400)
+		}
+	}
+	for _, n := range []int{maxDepth + 1, 1000, 100_000} {
+		add(fmt.Sprintf("%d brackets", n), member("future", strings.Repeat("[", n)+strings.Repeat("]", n)), 400)
+		add(fmt.Sprintf("%d braces", n), member("future", strings.Repeat(`{"a":`, n)+"1"+strings.Repeat("}", n)), 400)
+	}
+	for _, raw := range []string{"01", "+1", ".5", "1.", "1e", "0x1", "NaN", "Infinity", "-", "'a'", "undefined", "tru", "nul", "/**/1", "1 2"} {
+		add("value "+raw, member("future", raw), 400)
+		add("header value "+raw, member("headers", `{"X-A":`+raw+`}`), 400)
+	}
+	add("201 members", manyMembers(201), 400)
+	for _, v := range []string{"tomorrow", "in 31 days", "2020-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "in -1 min", "", "0", "in 1 hour; DROP TABLE"} {
+		add("schedule "+v, member("scheduled_at", text(v)), 422)
+	}
+	for _, v := range []string{"", " ", "a b", "a\tb", `""`, strings.Repeat("k", 257), "\u00e9"} {
+		with("key "+clipped(v), "/emails", good, "Idempotency-Key", v, 400)
+	}
+	for _, v := range []string{"", "text/plain", "application/x-www-form-urlencoded", "application/json; x", "*/*", "application/xml", ";;;", "multipart/mixed; boundary=x", "message/partial"} {
+		with("type "+v, "/emails", good, "Content-Type", v, 415)
+		with("type of a batch "+v, "/emails/batch", "["+good+"]", "Content-Type", v, 415)
+	}
+	for _, v := range []string{"br", "deflate", "zstd", "gzip, gzip", "x"} {
+		with("encoding "+v, "/emails", good, "Content-Encoding", v, 415)
+	}
+	with("a bomb", "/emails", zipped(t, strings.Repeat(" ", 40<<20)), "Content-Encoding", "gzip", 413)
+	with("no gzip", "/emails", good, "Content-Encoding", "gzip", 400)
+	for _, b := range []string{"", "[]", "{}", "null", "[[]]", "[null]", "[1]", "[" + good, "[" + good + ",]", "[" + good + "]x", "[" + good + `,{"to":"nobody","subject":"s","text":"t"}]`, "[" + strings.Repeat("{},", 100) + "{}]"} {
+		all = append(all, hostileInput{name: "batch " + clipped(b), target: "/emails/batch", body: b, status: []int{400, 422}})
+	}
+	for _, b := range []string{
+		"", "x", "To: a@example.net\r\n\r\na\rb", "To: a@example.net\r\n\r\na\x00b", "From: x\r\nTo: a@example.net\r\n\r\n", "Subject: s\r\n\r\nt", "To: nobody\r\n\r\n",
+		"From: sender@example.com, b@example.com\r\nTo: a@example.net\r\n\r\n", "From: \"ceo@bank.example\" <sender@example.com>\r\nTo: a@example.net\r\n\r\n",
+		"To: a@example.net\r\nX: " + strings.Repeat("x", 999) + "\r\n\r\n", strings.Repeat("X: y\r\n", 50_000), strings.Repeat("Received: x\r\n", 101) + "To: a@example.net\r\n\r\n",
+	} {
+		with("message "+clipped(b), "/emails", b, "Content-Type", "message/rfc822", 422)
+	}
+	for _, b := range []string{
+		"", "--x--", "--x\r\n\r\n--x--", "--x\r\nContent-Disposition: form-data; name=to\r\n\r\nnobody\r\n--x--",
+		"--x\r\nContent-Disposition: form-data; name=message\r\n\r\n{\r\n--x--", "--x\r\nContent-Disposition: form-data; name=headers\r\n\r\n[]\r\n--x--",
+		"--x\r\n" + strings.Repeat("X", 1<<20) + ": y\r\n\r\n--x--", strings.Repeat("--x\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n", 201) + "--x--",
+	} {
+		with("form "+clipped(b), "/emails", b, "Content-Type", "multipart/form-data; boundary=x", 400, 422)
+	}
+	return all
+}
+
+// member2 is a message with an attachment.
+func member2(attachment string) string {
+	return `{"to":"a@example.net","subject":"s","text":"t","attachments":[{` + attachment + `}]}`
+}
+
+// TestHostile: 500 hostile inputs are refused, by the statuses that are documented,
+// and nothing is sent.
+func TestHostile(t *testing.T) {
+	t.Parallel()
+	script := new(mailertest.Script)
+	p := startCaddy(t, scripted(t, script))
+	all := hostileInputs(t)
+	if len(all) < 500 {
+		t.Errorf("%d inputs", len(all))
+	}
+	client := &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}
+	defer client.CloseIdleConnections()
+	for _, in := range all {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL+in.target, strings.NewReader(in.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = http.Header{"Authorization": {"Bearer " + testKey}, "Content-Type": {"application/json"}}
+		for name, value := range in.header {
+			req.Header[name] = []string{value}
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Errorf("%s: %v", in.name, err)
+			continue
+		}
+		var e struct {
+			StatusCode    int
+			Name, Message string
+		}
+		err = json.NewDecoder(resp.Body).Decode(&e)
+		_ = resp.Body.Close()
+		if !slices.Contains(in.status, resp.StatusCode) || err != nil || e.StatusCode != resp.StatusCode || e.Name == "" || e.Message == "" {
+			t.Errorf("%s: status %d, want %d: %v: %+v", in.name, resp.StatusCode, in.status, err, e)
+		}
+	}
+	if n := len(script.Contents()); n != 0 {
+		t.Errorf("%d messages were sent", n)
+	}
+	if said := grepLines(p.output.String(), "panic", `"level":"error"`); said != "" {
+		t.Errorf("the log tells:\n%s", said)
+	}
+}
+
+// TestOneKey: a hundred equal requests at once with one Idempotency-Key are one message.
+func TestOneKey(t *testing.T) {
+	t.Parallel()
+	script := new(mailertest.Script)
+	p := startCaddy(t, scripted(t, script))
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	statuses, ids := make(map[int]int), make(map[string]int)
+	for range 100 {
+		group.Go(func() {
+			got := p.do("POST", "/emails", map[string]string{"Authorization": "Bearer " + testKey, "Content-Type": "application/json", "Idempotency-Key": "one"}, mailBody)
+			var v sent
+			_ = json.Unmarshal([]byte(got.body), &v)
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[got.status]++
+			if got.status == 200 {
+				ids[v.ID]++
+			}
+		})
+	}
+	group.Wait()
+	if statuses[200] < 1 || statuses[200]+statuses[409] != 100 || len(ids) != 1 {
+		t.Errorf("statuses %v, ids %v", statuses, ids)
+	}
+	if n := len(script.Contents()); n != 1 {
+		t.Errorf("%d messages were sent", n)
+	}
+}
+
+// TestClientGone: a client that goes away, at whatever point, leaves nothing behind, and
+// never has half a message sent.
+func TestClientGone(t *testing.T) {
+	t.Parallel()
+	script := new(mailertest.Script)
+	p := startCaddy(t, scripted(t, script))
+	spools := func() (n int) {
+		dir := fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid)
+		files, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			to, _ := os.Readlink(filepath.Join(dir, f.Name()))
+			if strings.Contains(to, ".spool") {
+				n++
+			}
+		}
+		return n
+	}
+	content := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("0123456789", 200_000)))
+	body := `{"to":"a@example.net","subject":"s","text":"t","attachments":[{"filename":"f","content":"` + content + `"}]}`
+	host := strings.TrimPrefix(p.URL, "http://")
+	request := fmt.Sprintf("POST /emails HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", host, testKey, len(body), body)
+	head := len(request) - len(body)
+	points := []int{1, head / 2, head, head + 1, head + 10, head + 20, head + 50, head + 90, head + 100, head + 1000}
+	for i := range 9 {
+		points = append(points, head+len(body)*(i+1)/10)
+	}
+	points = append(points, len(request)-1, len(request))
+	for _, n := range points {
+		c, err := net.Dial("tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte(request[:n])); err != nil {
+			t.Fatal(err)
+		}
+		if n > head+100_000 && n < len(request) {
+			await(t, "the file is being spooled", func() bool { return spools() == 1 })
+		}
+		_ = c.Close()
+		await(t, "nothing is left of it", func() bool { return spools() == 0 })
+	}
+	accepted(t, p.post(body), 200, "sent")
+	await(t, "whole messages are sent", func() bool { return len(script.Contents()) >= 1 })
+	for _, m := range script.Contents() {
+		if strings.Count(m, "MDEyMzQ1Njc4OT") == 0 || !strings.HasSuffix(m, "--\r\n") || len(m) < len(content) {
+			t.Errorf("half a message was sent: %d octets", len(m))
+		}
+	}
+	if n := len(script.Contents()); n > 2 {
+		t.Errorf("%d messages were sent", n)
+	}
+	await(t, "all requests have ended", func() bool {
+		return p.metric(`caddy_http_requests_in_flight{handler="subroute",server="srv0"}`) == 0
+	})
+	if said := grepLines(p.output.String(), "panic", `"level":"error"`); said != "" {
+		t.Errorf("the log tells:\n%s", said)
+	}
+}
