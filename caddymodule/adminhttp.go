@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -50,7 +51,12 @@ func (r *adminRequest) settings(known fields) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	return decodeObject(body, known, "this call does not know it")
+	if err := checkText(body); err != nil {
+		return err
+	}
+	return decodeObject(body, "", known, func(path, _ string, _ json.RawMessage) error {
+		return invalid(path, "unsupported", "this call does not know it")
+	})
 }
 
 // adminRoutes are the calls of the administration.

@@ -213,7 +213,7 @@ func (e *emailReader) fields() error {
 	if err := e.enter('{'); err != nil {
 		return err
 	}
-	var m members
+	var m memberWalk
 	for {
 		i, _, more, err := e.next(&m, emailNames)
 		switch {
@@ -390,7 +390,7 @@ func (e *emailReader) headers() error {
 	if err := e.enter('{'); err != nil {
 		return err
 	}
-	var m members
+	var m memberWalk
 	size := 0
 	for {
 		_, name, more, err := e.next(&m, nil)
@@ -454,7 +454,7 @@ func (e *emailReader) pairs(known names, into []*string) error {
 	if err := e.enter('{'); err != nil {
 		return err
 	}
-	var m members
+	var m memberWalk
 	for {
 		i, _, more, err := e.next(&m, known)
 		switch {

@@ -34,7 +34,7 @@ func (e *emailReader) attachment() error {
 	}
 	var a mailer.Attachment
 	var disposition, inlineID string
-	var m members
+	var m memberWalk
 	for {
 		i, _, more, err := e.next(&m, attachmentNames)
 		if err != nil {
@@ -231,7 +231,7 @@ func (e *emailReader) buffer(f *mailer.File) error {
 	if err := e.enter('{'); err != nil {
 		return err
 	}
-	var m members
+	var m memberWalk
 	for {
 		i, _, more, err := e.next(&m, bufferNames)
 		if err != nil {

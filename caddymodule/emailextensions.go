@@ -16,7 +16,7 @@ func (e *emailReader) extensions() error {
 		return err
 	}
 	m := e.request.message
-	var seen members
+	var seen memberWalk
 	for {
 		i, _, more, err := e.next(&seen, extensionNames)
 		if err != nil || !more {
@@ -55,7 +55,7 @@ func (e *emailReader) envelope() error {
 		return err
 	}
 	var env mailer.Envelope
-	var m members
+	var m memberWalk
 	for {
 		i, _, more, err := e.next(&m, envelopeNames)
 		if err != nil {
@@ -123,7 +123,7 @@ func (e *emailReader) metadata() error {
 	if err := e.enter('{'); err != nil {
 		return err
 	}
-	var m members
+	var m memberWalk
 	size := 0
 	for {
 		_, name, more, err := e.next(&m, nil)

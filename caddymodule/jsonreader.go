@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// maxMembers is the most that an object may have: more than any SDK knows, and
-	// little enough to go through.
-	maxMembers = 200
 	// maxName is the most octets of a member's name.
 	maxName = 1 << 10
 	// maxDepth is how deep a value may be nested that is not known.
@@ -78,18 +75,6 @@ func (r *jsonReader) place() string {
 		}
 	}
 	return where
-}
-
-// join appends a name to a path.
-func join(path, name string) string {
-	if len(name) > 100 {
-		name = name[:100]
-	}
-	name = strings.ToValidUTF8(name, "")
-	if path == "" {
-		return name
-	}
-	return path + "." + name
 }
 
 // wrong is an error of the value at the current place.
@@ -242,8 +227,8 @@ func (n names) find(name []byte) int {
 	return -1
 }
 
-// members walks through an object.
-type members struct {
+// memberWalk walks through an object.
+type memberWalk struct {
 	count int
 	seen  uint64              // of those that are known
 	other map[string]struct{} // of the others, in lower case
@@ -252,7 +237,7 @@ type members struct {
 // next goes to the value of the next member, and returns its index in known, or -1 and
 // its name. More is false behind the last one, where the object is left. What is null
 // is passed over: it is as good as absent.
-func (r *jsonReader) next(m *members, known names) (i int, name string, more bool, err error) {
+func (r *jsonReader) next(m *memberWalk, known names) (i int, name string, more bool, err error) {
 	for {
 		if r.take('}') {
 			r.exit()
@@ -297,7 +282,7 @@ func (r *jsonReader) next(m *members, known names) (i int, name string, more boo
 }
 
 // add notes a member, and reports whether it is new.
-func (m *members) add(i int, name string) bool {
+func (m *memberWalk) add(i int, name string) bool {
 	if i >= 0 {
 		old := m.seen
 		m.seen |= 1 << i

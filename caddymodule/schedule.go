@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"regexp"
 	"strconv"
 	"strings"
@@ -37,13 +38,16 @@ func readSchedule(field, s string, now time.Time) (time.Time, error) {
 
 // parseMove reads the body of a request that gives a message another time.
 func parseMove(body []byte) (at time.Time, err error) {
-	err = decodeObject(body, fields{"scheduled_at": func(r *jsonReader) error {
-		s, err := r.string()
-		if err == nil {
-			at, err = readSchedule(r.place(), s, time.Now())
-		}
-		return err
-	}}, "of a message that was accepted only scheduled_at can be changed")
+	if err := checkText(body); err != nil {
+		return at, err
+	}
+	var text string
+	err = decodeObject(body, "", fields{"scheduled_at": decodeText(&text)}, func(path, _ string, _ json.RawMessage) error {
+		return invalid(path, "unsupported", "of a message that was accepted only scheduled_at can be changed")
+	})
+	if err == nil && text != "" {
+		at, err = readSchedule("scheduled_at", text, time.Now())
+	}
 	if err == nil && at.IsZero() {
 		err = missing("scheduled_at")
 	}
