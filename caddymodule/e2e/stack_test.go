@@ -270,8 +270,8 @@ func (s *Stack) startCaddy(t testing.TB, text string, env []string) {
 	}
 	t.Cleanup(func() {
 		s.caddy.stop()
-		if strings.Contains(s.caddy.output.String(), "DATA RACE") {
-			t.Error("the race detector has found something in Caddy; see its log")
+		if _, race, found := strings.Cut(s.log(), "WARNING: DATA RACE"); found {
+			t.Errorf("the race detector has found something in Caddy:\n%.6000s", race)
 		}
 	})
 	s.caddy.start(t)
