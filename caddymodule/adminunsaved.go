@@ -141,6 +141,7 @@ func (b *builder) layUnsaved(ref entryRef, raw json.RawMessage) error {
 		if t := b.snapshot.tenants[ref.name]; t != nil {
 			b.failover(t)
 		}
+	case kindKey: // there is nothing to try
 	}
 	if problem := b.takeProblem(); problem != "" {
 		return &adminError{kind: adminInvalid, err: errors.New(problem)}

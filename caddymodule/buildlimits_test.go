@@ -179,7 +179,7 @@ func TestLimitsInForce(t *testing.T) {
 		h := new(holdings)
 		t.Cleanup(h.release)
 		for range 2 { // tenants
-			got, err := h.limiter(key, limits{rate: rate, window: time.Hour, recipientsPerDay: 10 * rate, connections: rate})
+			got, err := h.limiter(key.hash(), limits{rate: rate, window: time.Hour, recipientsPerDay: 10 * rate, connections: rate})
 			if err != nil || l != nil && got != l {
 				t.Fatalf("another limiter, %v", err)
 			}

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -49,6 +50,13 @@ func (b *builder) tenantOutbox(at string, s tenantSettings, t *tenant) {
 
 // name names a mailbox among all instances, without telling whose it is.
 func (k mailboxKey) name() string {
-	d := digest("mailbox", k.account, k.user, k.method, k.username, k.password, k.host, k.port, k.nobody)
+	d := k.hash()
 	return hex.EncodeToString(d[:16])
+}
+
+// mailboxHash is a mailboxKey in less room.
+type mailboxHash [sha256.Size]byte
+
+func (k mailboxKey) hash() mailboxHash {
+	return digest("mailbox", k.account, k.user, k.method, k.username, k.password, k.host, k.port, k.nobody)
 }

@@ -29,7 +29,7 @@ type heldMailbox struct {
 
 // limiter returns the limiter of a mailbox. Unless it is new, the limits wait for
 // [holdings.begin].
-func (h *holdings) limiter(key mailboxKey, l limits) (*mailer.Limiter, error) {
+func (h *holdings) limiter(key mailboxHash, l limits) (*mailer.Limiter, error) {
 	m, err := take(&h.mailboxes, mailboxes, key, func() *mailboxState {
 		return &mailboxState{limiter: mailer.Limiter{
 			Rate: l.rate, Per: l.window, RecipientsPerDay: l.recipientsPerDay, Connections: l.connections,

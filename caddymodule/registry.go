@@ -96,7 +96,7 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 	if err != nil {
 		return err
 	}
-	limiter, err := a.holdings.limiter(t.mailbox(), t.limits)
+	limiter, err := a.holdings.limiter(t.mailbox().hash(), t.limits)
 	if err != nil {
 		return err
 	}

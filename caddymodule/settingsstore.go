@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
@@ -85,6 +86,11 @@ type entryRecord struct {
 }
 
 func (r entryRecord) entry() *entry {
+	// There may be very many entries: what they have in common is kept once.
+	r.Kind, r.By = entryKind(intern(string(r.Kind))), intern(r.By)
+	for i := range r.Secrets {
+		r.Secrets[i].Place = intern(r.Secrets[i].Place)
+	}
 	return &entry{
 		entryRef: entryRef{r.Kind, r.Name}, revision: r.Revision, changed: r.Changed, by: r.By,
 		settings: slices.Clone(r.Settings), secrets: r.Secrets,
@@ -96,6 +102,9 @@ func (e *entry) record() entryRecord {
 		Kind: e.kind, Name: e.name, Revision: e.revision, Changed: e.changed, By: e.by, Settings: e.settings, Secrets: e.secrets,
 	}
 }
+
+// intern returns the one copy of a text.
+func intern(s string) string { return unique.Make(s).Value() }
 
 // load reads a sealed record. Nothing is read into v where there is none.
 func (s *settingsStore) load(ctx context.Context, key string, v any) error {

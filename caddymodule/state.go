@@ -22,7 +22,7 @@ var (
 	connections = caddy.NewUsagePool() // connectionsKey → *warmConnections
 	transports  = caddy.NewUsagePool() // transportKey → warmTransport
 	breakers    = caddy.NewUsagePool() // breakerKey → *breaker
-	mailboxes   = caddy.NewUsagePool() // mailboxKey → *mailboxState
+	mailboxes   = caddy.NewUsagePool() // mailboxHash → *mailboxState
 	saved       = caddy.NewUsagePool() // savedKey → *savedSettings
 )
 
@@ -76,7 +76,7 @@ type holdings struct {
 	connections map[connectionsKey]*mailer.Pool
 	transports  map[transportKey]*http.Transport
 	breakers    map[breakerKey]*mailer.Breaker
-	mailboxes   map[mailboxKey]*heldMailbox
+	mailboxes   map[mailboxHash]*heldMailbox
 	keys        map[keyUseKey]*keyUse
 	saved       savedKey
 	outbox      *outboxState
