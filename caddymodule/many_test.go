@@ -185,7 +185,7 @@ func TestManyConnections(t *testing.T) {
 	}
 	each := (s.heap() - s.bare) / manyTenants
 	t.Logf("%d octets a tenant with a connection", each)
-	if each > 15<<10 {
+	if each > 22<<10 {
 		t.Errorf("%d octets a tenant with a connection", each)
 	}
 }
