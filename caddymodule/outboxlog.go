@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -153,6 +155,9 @@ func (s *outboxState) notAccepted(by *App, about mailed, err error) {
 
 // refuses tells, once until a message is accepted again, that none is.
 func (s *outboxState) refuses(by *App, e *mailer.Error) {
+	if errors.Is(e, context.Canceled) {
+		return // its sender has gone away
+	}
 	if before := s.refusing.Swap(&e.Code); before != nil && *before == e.Code {
 		return
 	}

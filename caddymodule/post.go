@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -15,6 +16,9 @@ const (
 	// is on its way. Clients give up after a minute.
 	sendTimeout = 45 * time.Second
 )
+
+// statusClientGone is what Caddy notes for a client that has gone away.
+const statusClientGone = 499
 
 // noIdempotency is a warning.
 const noIdempotency = "Idempotency-Key has no effect without an outbox: a repeated request sends again"
@@ -81,6 +85,8 @@ func (h *Handler) sendOne(w http.ResponseWriter, r *http.Request, request *email
 	if err != nil {
 		p := toProblem(err)
 		switch {
+		case r.Context().Err() != nil && errors.Is(err, context.Canceled):
+			p.status = statusClientGone // nobody reads it, and nothing is wrong here
 		case receipt.Replayed: // that one was accepted
 			w.Header().Set("Idempotent-Replayed", "true")
 			p.id, p.messageID = receipt.ID, receipt.MessageID
