@@ -306,7 +306,10 @@ func TestOpenAPI(t *testing.T) {
 	call("POST", emails, emails, testKey, mailBody, "Idempotency-Key", "1")
 	call("POST", emails, emails, testKey, mailBody, "Idempotency-Key", "1")
 	later := accepted(t, call("POST", emails, emails, testKey, strings.Replace(mailBody, "{", `{"scheduled_at":"in 2 hours",`, 1)), 200, "scheduled")
-	call("POST", emails, emails, testKey, mailBody, "Prefer", "respond-async")
+	async := call("POST", emails, "//emails", testKey, mailBody, "Prefer", "respond-async")
+	if v := accepted(t, async, 202, "queued"); async.header.Get("Location") != emails+"/"+v.ID {
+		t.Errorf("location %q of %s", async.header.Get("Location"), v.ID)
+	}
 	call("POST", emails, emails, "test-key-of-many-24-characters", mailBody, "X-Mail-Tenant", "default")
 	call("POST", emails, emails, "test-key-of-slow-24-characters", mailBody)
 	call("POST", batch, batch, testKey, "["+mailBody+"]")
