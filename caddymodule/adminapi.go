@@ -30,6 +30,9 @@ func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 // adminAPIPath begins the paths of all calls there.
 const adminAPIPath = "/oauth-mail"
 
+// tokenFilePath tells where the management token lies: the command line asks.
+const tokenFilePath = adminAPIPath + "/token-file"
+
 // Routes returns the routes of the administration.
 func (*adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{Pattern: adminAPIPath + "/", Handler: caddy.AdminHandlerFunc(serveAdminAPI)}}
@@ -49,6 +52,10 @@ func serveAdminAPI(w http.ResponseWriter, r *http.Request) error {
 	}
 	app := v.(*App)
 	logger := app.logger.With(slog.String("door", "admin API"))
+	if r.URL.Path == tokenFilePath {
+		writeJSON(w, "application/json", http.StatusOK, map[string]string{"token_file": app.managementTokenFile()})
+		return nil
+	}
 	call, params, allowed := adminRoutes.find(r.Method, path.Clean("/"+strings.TrimPrefix(r.URL.Path, adminAPIPath)))
 	if call == nil && allowed == nil {
 		adminProblem(w, r, http.StatusNotFound, "There is no such call here.", nil)
@@ -57,6 +64,7 @@ func serveAdminAPI(w http.ResponseWriter, r *http.Request) error {
 	rank := roleRank["viewer"]
 	if call != nil && roleRank[call.role] > rank || r.Header.Get("Authorization") != "" {
 		if err := app.checkManagementToken(r); err != nil {
+			app.auditDenied(r, commandLineUser(r), "")
 			logger.Warn("administration refused: no management token", "remote_ip", remoteIP(r), "uri", r.URL.Path, "error", err)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="oauth_mail"`)
 			adminProblem(w, r, http.StatusUnauthorized, capitalized(err.Error())+".", map[string]any{"token_file": app.managementTokenFile()})

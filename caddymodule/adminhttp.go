@@ -134,6 +134,7 @@ func (h *Handler) serveAdmin(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 	by, rank, ok := h.who(r)
 	if !ok {
+		h.app.auditDenied(r, "", "")
 		h.logger.Warn("administration refused: no user", "remote_ip", clientIP(r), "uri", r.URL.Path)
 		adminProblem(w, r, http.StatusUnauthorized, "Nobody is signed in. Put an authentication directive, such as basic_auth, before oauth_mail admin.", nil)
 		return nil
@@ -178,6 +179,7 @@ func (d adminDoor) serve(w http.ResponseWriter, r *http.Request, call *adminCall
 		return
 	}
 	if rank < roleRank[call.role] {
+		d.app.auditDenied(r, by, call.role)
 		adminProblem(w, r, http.StatusForbidden, "This needs the role "+call.role+", which "+by+" does not have.", nil)
 		return
 	}
@@ -191,6 +193,7 @@ func (d adminDoor) serve(w http.ResponseWriter, r *http.Request, call *adminCall
 		return
 	}
 	status, answer, err := call.serve(admin{d.app}, request)
+	d.app.auditCall(call, request, status, err)
 	if err != nil {
 		d.failed(w, r, err)
 		return

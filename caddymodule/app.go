@@ -54,6 +54,14 @@ type App struct {
 	// How long the outbox keeps messages that could not be sent. Default: 7 days.
 	KeepFailed caddy.Duration `json:"keep_failed,omitempty"`
 
+	// What the audit log (`oauth_mail.audit`) says of recipients besides their number:
+	// `full` their addresses, `domain` their domains, `hash` a keyed hash of each
+	// address, `drop` nothing. Default: `domain`.
+	AuditRecipients string `json:"audit_recipients,omitempty"`
+
+	// Who is told when something is not as it should be, and when it is well again.
+	Alerts *Alerts `json:"alerts,omitempty"`
+
 	// The authorization servers, by name.
 	Providers map[string]*Provider `json:"providers,omitempty"`
 
@@ -102,6 +110,8 @@ type App struct {
 	// condition is what is known of the storage.
 	condition condition
 	recent    recentHealth
+	auditLog  auditLog
+	watch     *watch
 	// tls has the certificates of the SMTP entrances; nil where they need none.
 	tls *caddytls.TLS
 	// internalNames are those that got a policy for Caddy's own authority.
@@ -162,11 +172,17 @@ func (a *App) Provision(ctx caddy.Context) error {
 	// The snapshot has it all, and there may be very much of it.
 	a.Providers, a.Tenants, a.SMTP = nil, nil, nil
 	a.flow = &tokens.Flow{Store: a.store, Keys: keys, Verify: a.verify}
-	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.hooks()}
+	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.watchedHooks(a.hooks())}
 	if a.engine != nil {
 		a.mailer.Outbox = outboxDoor{a}
 	}
 	if a.events, err = newEventQueue(ctx, a.logger); err != nil {
+		return err
+	}
+	if err := a.provisionAudit(ctx.Logger().Named("audit").Sugar().Infow); err != nil {
+		return err
+	}
+	if err := a.provisionAlerts(s); err != nil {
 		return err
 	}
 	if err := a.followCore(ctx); err != nil {
@@ -216,6 +232,7 @@ func (a *App) Start() error {
 	go a.guarded(func() { a.tendStorage(ctx) })
 	go a.guarded(func() { a.followSettings(ctx) })
 	go a.guarded(a.events.run)
+	go a.guarded(func() { a.watchTroubles(ctx) })
 	if a.engine != nil {
 		go a.guarded(func() { a.watchLanes(ctx) })
 	}

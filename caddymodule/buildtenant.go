@@ -49,6 +49,8 @@ type tenant struct {
 	warm bool
 	// policy is what the outbox does with the tenant's messages; attach completes it.
 	policy outbox.Policy
+	// volume is how much of its mail is abnormal.
+	volume volumeLimits
 	// way identifies how it sends, and within which limits; set by attach.
 	way [sha256.Size]byte
 	// source and mail are set by attach. Source is nil without an account.
@@ -72,6 +74,7 @@ func (b *builder) tenant(name string, s tenantSettings) {
 	t.recipients = b.addresses(at+", allowed_recipients", s.AllowedRecipients)
 	b.tenantRecipients(at, s, t)
 	b.tenantOutbox(at, s, t)
+	b.tenantVolume(at, s, t)
 	b.sharedMailbox(at, t)
 	b.snapshot.tenants[name] = t
 }

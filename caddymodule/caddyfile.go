@@ -43,6 +43,12 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		outbox         <engine> [...] { ... }
 //		keep_sent      <duration>
 //		keep_failed    <duration>
+//		audit_recipients full|domain|hash|drop
+//		alert {
+//			webhook <url> [<secret>]
+//			mail    <tenant> <address>...
+//			after   <duration>
+//		}
 //		provider <name> {
 //			display_name           <text>
 //			preset                 microsoft|microsoft-us-gov|microsoft-us-dod|microsoft-china|outlook|google|yahoo|aol|fastmail
@@ -99,6 +105,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			lifetime    <duration>
 //			on_unknown  retry|hold
 //			brake       <number>|off
+//			volume_limit <messages> <window>
+//			volume_jump  <factor>
 //		}
 //		key <name> <key> <tenant>
 //		key <name> [<key> [<tenant>]] {
@@ -144,16 +152,18 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	return parseBlock(d, words{
-		"redirect_base":  single(unset(a.RedirectBase == "", text(&a.RedirectBase))),
-		"encryption_key": single(unset(len(a.EncryptionKeys) == 0, list(&a.EncryptionKeys))),
-		"refresh":        single(unset(a.Refresh == "", choice(&a.Refresh, refreshPolicies...))),
-		"outbox":         single(unset(len(a.OutboxRaw) == 0, a.parseOutbox)),
-		"keep_sent":      single(unset(a.KeepSent == 0, duration(&a.KeepSent))),
-		"keep_failed":    single(unset(a.KeepFailed == 0, duration(&a.KeepFailed))),
-		"provider":       many(named(&a.Providers, parseProvider)),
-		"tenant":         many(named(&a.Tenants, parseTenant)),
-		"key":            many(a.parseKey),
-		"smtp":           many(a.parseSMTP),
+		"redirect_base":    single(unset(a.RedirectBase == "", text(&a.RedirectBase))),
+		"encryption_key":   single(unset(len(a.EncryptionKeys) == 0, list(&a.EncryptionKeys))),
+		"refresh":          single(unset(a.Refresh == "", choice(&a.Refresh, refreshPolicies...))),
+		"outbox":           single(unset(len(a.OutboxRaw) == 0, a.parseOutbox)),
+		"keep_sent":        single(unset(a.KeepSent == 0, duration(&a.KeepSent))),
+		"keep_failed":      single(unset(a.KeepFailed == 0, duration(&a.KeepFailed))),
+		"audit_recipients": single(unset(a.AuditRecipients == "", choice(&a.AuditRecipients, auditPolicies...))),
+		"alert":            single(unset(a.Alerts == nil, a.parseAlerts)),
+		"provider":         many(named(&a.Providers, parseProvider)),
+		"tenant":           many(named(&a.Tenants, parseTenant)),
+		"key":              many(a.parseKey),
+		"smtp":             many(a.parseSMTP),
 	})
 }
 
@@ -246,6 +256,8 @@ func parseTenant(d *caddyfile.Dispenser, t *Tenant) error {
 		"lifetime":           single(duration(&t.Lifetime)),
 		"on_unknown":         single(choice(&t.OnUnknown, unknownRules...)),
 		"brake":              single(t.parseBrake),
+		"volume_limit":       single(t.parseVolumeLimit),
+		"volume_jump":        single(number(&t.VolumeJump)),
 	})
 }
 

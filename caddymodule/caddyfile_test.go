@@ -113,7 +113,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	t.Parallel()
 	app := func(lines string) string { return "{\n\toauth_mail {\n" + lines + "\n\t}\n}\n" }
 	tests := []struct{ name, config, want string }{
-		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of encryption_key, keep_failed, keep_sent, key, outbox, provider, redirect_base, refresh, smtp, tenant, at Caddyfile:3"},
+		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of alert, audit_recipients, encryption_key, keep_failed, keep_sent, key, outbox, provider, redirect_base, refresh, smtp, tenant, at Caddyfile:3"},
 		{"unknown word in a provider", app("provider a {\nclient a\n}"), "unrecognized subdirective client"},
 		{"unknown word in a tenant", app("tenant a {\nsmtp a\n}"), "at Caddyfile:4"},
 		{"argument missing", app("redirect_base"), "wrong argument count or unexpected line ending after 'redirect_base', at Caddyfile:3"},

@@ -156,20 +156,18 @@ func (a *adminClient) authorize(ctx context.Context) error {
 	}
 	name := a.tokenFile
 	if name == "" {
-		a.token = "?" // is refused, and told where the right one is
-		resp, err := a.request(ctx, http.MethodGet, "/health", nil, nil)
-		a.token = ""
-		if err == nil {
-			resp.Body.Close()
-		}
-		p, ok := errors.AsType[*answerError](err)
-		switch {
-		case !ok:
+		resp, err := a.request(ctx, http.MethodGet, strings.TrimPrefix(tokenFilePath, adminAPIPath), nil, nil)
+		if err != nil {
 			return err
-		case !strings.HasSuffix(p.TokenFile, managementTokenSuffix):
-			return &exit{exitDenied, p.Detail}
 		}
-		name = p.TokenFile
+		defer resp.Body.Close()
+		var v struct {
+			TokenFile string `json:"token_file"`
+		}
+		if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&v); err != nil || !strings.HasSuffix(v.TokenFile, managementTokenSuffix) {
+			return &exit{exitDenied, "the server does not say where its management token lies; name the file with --token-file"}
+		}
+		name = v.TokenFile
 	}
 	token, err := readManagementToken(name)
 	switch {

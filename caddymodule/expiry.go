@@ -131,6 +131,9 @@ func (a *App) expiryWatch() expiryWatch {
 
 // credentialExpires logs the coming end of a credential.
 func (a *App) credentialExpires(e expiry, left time.Duration) {
+	a.events.emit("oauth_secret_expiring", map[string]any{
+		"provider": e.Provider, "credential": e.Credential, "expires": e.At.Format(time.DateOnly), "days_left": int(left / day),
+	})
 	logger := a.logger.With("provider", e.Provider, "credential", e.Credential, "expires", e.At.Format(time.DateOnly))
 	if left <= 0 {
 		logger.Error("a client's credential has reached its end; make a new one at the provider and put it in place")

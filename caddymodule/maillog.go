@@ -123,6 +123,9 @@ func (a *App) logPace(tenant string, c mailer.PaceChange) {
 		a.logger.Info("the mailbox sends at full speed again", "tenant", tenant, "slow_for", c.Slow)
 		return
 	}
+	a.events.emit("mail_limit_reached", map[string]any{
+		"tenant": tenant, "server": c.Cause.Server, "reply": c.Cause.Reply.String(), "diagnosis": c.Cause.Diagnosis().ID, "pause_seconds": int(c.Pause.Seconds()),
+	})
 	a.logger.Warn("the mail server asks for less mail from this mailbox; it rests, and then sends more slowly for a while",
 		"tenant", tenant, "server", c.Cause.Server, "reply", c.Cause.Reply.String(), "diagnosis", c.Cause.Diagnosis().ID, "pause", c.Pause)
 }

@@ -42,7 +42,7 @@ func (s *outboxState) settings(by *App) outbox.Settings {
 		},
 		KeepSent:   current.keepSent,
 		KeepFailed: current.keepFailed,
-		Hooks:      s.hooks(),
+		Hooks:      s.watchedHooks(s.hooks()),
 		Logger:     slog.New(&s.relay),
 	}
 }

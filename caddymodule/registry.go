@@ -35,7 +35,7 @@ func (a *App) attach(s *snapshot) error {
 	}
 	s.users = make(map[tokens.Account][]*tenant)
 	if a.sourceOptions == nil {
-		a.sourceOptions = &tokens.SourceOptions{Logger: a.logger}
+		a.sourceOptions = &tokens.SourceOptions{Logger: a.logger, Observer: a.observer()}
 	}
 	names := slices.Sorted(maps.Keys(s.tenants))
 	for _, name := range names {

@@ -215,6 +215,14 @@ type Tenant struct {
 	// How many messages in a row the server may refuse for one reason before the
 	// others wait until a person has looked; below zero: any number. Default: 5.
 	Brake int `json:"brake,omitempty"`
+
+	// More messages than that in that time, of the tenant or of one of its callers, pause
+	// the tenant until an operator resumes it. Default: no limit.
+	VolumeLimit *Rate `json:"volume_limit,omitempty"`
+
+	// So many times as many messages in an hour as in the busiest one of the week before
+	// pause it, too. Default: no limit.
+	VolumeJump int `json:"volume_jump,omitempty"`
 }
 
 // Auth is how a tenant signs in to its mail server.

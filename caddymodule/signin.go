@@ -18,6 +18,7 @@ func (a *App) signedIn(s *snapshot, done *tokens.Completed) {
 		s.drain(t.Account)
 		a.unparkAccount(s, t.Account)
 	}
+	a.audit("account.authorized", "provider", t.Account.Provider, "user", t.Account.User, "by", t.AuthorizedBy, "signed_in_as", t.Identity.Names)
 	a.logger.Info("account authorized", "provider", t.Account.Provider, "user", t.Account.User, "by", t.AuthorizedBy)
 }
 

@@ -26,6 +26,7 @@ type trouble struct {
 	// Credential is one of a provider's client, and Caller who sends.
 	Credential string     `json:"credential,omitempty"`
 	Caller     string     `json:"caller,omitempty"`
+	Sender     string     `json:"sender,omitempty"`
 	Since      *time.Time `json:"since,omitempty"`
 	// Diagnosis is the row of the diagnosis table that fits, if one does.
 	Diagnosis string `json:"diagnosis,omitempty"`
@@ -48,23 +49,25 @@ const (
 	troubleFailedOver troubleKind = "failed_over"
 	troubleOutbox     troubleKind = "outbox_full"
 	troubleStorage    troubleKind = "storage_unreadable"
+	troubleSendAs     troubleKind = "send_as_denied"
+	troubleVolume     troubleKind = "volume_abnormal"
 )
 
 // troubleKey tells troubles apart.
 type troubleKey struct {
-	kind                                       troubleKind
-	tenant, provider, user, credential, caller string
+	kind                                               troubleKind
+	tenant, provider, user, credential, caller, sender string
 }
 
 func (t *trouble) key() troubleKey {
-	return troubleKey{t.Kind, t.Tenant, t.Provider, t.User, t.Credential, t.Caller}
+	return troubleKey{t.Kind, t.Tenant, t.Provider, t.User, t.Credential, t.Caller, t.Sender}
 }
 
 // about names what a trouble is about, for people.
 func (t *trouble) about() string {
 	var parts []string
 	for _, p := range []struct{ word, name string }{
-		{"tenant", t.Tenant}, {"account", strings.Trim(t.Provider+"/"+t.User, "/")}, {"", t.Credential}, {"", t.Caller},
+		{"tenant", t.Tenant}, {"account", strings.Trim(t.Provider+"/"+t.User, "/")}, {"", t.Credential}, {"", t.Caller}, {"as", t.Sender},
 	} {
 		if p.name == "" {
 			continue
@@ -102,6 +105,8 @@ func (a *App) troubles(ctx context.Context, l diagnosis.Language) []trouble {
 			})
 		}
 	}
+	list = append(list, denials.troubles(s, l)...)
+	list = append(list, processVolumes.troubles(s)...)
 	list = append(list, a.outboxTroubles(ctx, now, l)...)
 	slices.SortFunc(list, func(x, y trouble) int {
 		if x.Failure != y.Failure {
@@ -204,7 +209,7 @@ func (a *App) outboxTroubles(ctx context.Context, now time.Time, l diagnosis.Lan
 		})
 	}
 	for name, t := range stats.Tenants {
-		if !t.Oldest.IsZero() && now.Sub(t.Oldest) >= backlogAge {
+		if !t.Oldest.IsZero() && now.Sub(t.Oldest) >= a.patience() {
 			n := waiting(t) - t.Messages[outbox.StateScheduled]
 			list = append(list, trouble{
 				Kind: troubleQueue, Tenant: name, Since: given(t.Oldest.UTC()),

@@ -21,6 +21,12 @@ func NewCertificate(t testing.TB) (*tls.Config, *x509.CertPool) {
 	return newCertificate(t, func(*x509.Certificate) {})
 }
 
+// NewCertificateFor is NewCertificate for a server that has another name, too.
+func NewCertificateFor(t testing.TB, name string) (*tls.Config, *x509.CertPool) {
+	t.Helper()
+	return newCertificate(t, func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, name) })
+}
+
 // newCertificate makes a certificate of what change makes of the usual one.
 func newCertificate(t testing.TB, change func(*x509.Certificate)) (*tls.Config, *x509.CertPool) {
 	t.Helper()

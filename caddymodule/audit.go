@@ -1,0 +1,170 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+)
+
+// auditLog is the log of who has done what, apart from all others: `oauth_mail.audit`.
+// Its lines are facts, without secrets; their message is the name of the fact. The zero
+// value drops them.
+type auditLog struct {
+	write func(event string, about ...any)
+	// recipients is one of auditPolicies.
+	recipients string
+}
+
+// What is said of recipients besides their number.
+const (
+	auditFull   = "full"
+	auditDomain = "domain"
+	auditHash   = "hash"
+	auditDrop   = "drop"
+)
+
+var auditPolicies = []string{auditFull, auditDomain, auditHash, auditDrop}
+
+func (a *App) provisionAudit(write func(event string, about ...any)) error {
+	if a.AuditRecipients == "" {
+		a.AuditRecipients = auditDomain
+	}
+	if !slices.Contains(auditPolicies, a.AuditRecipients) {
+		return fmt.Errorf("audit_recipients: %q must be one of %s", a.AuditRecipients, strings.Join(auditPolicies, ", "))
+	}
+	a.auditLog = auditLog{write, a.AuditRecipients}
+	return nil
+}
+
+// audit notes a fact.
+func (a *App) audit(event string, about ...any) {
+	if a.auditLog.write != nil {
+		a.auditLog.write(event, append([]any{"event", event}, about...)...)
+	}
+}
+
+// auditRecipients is what the policy lets the log say of recipients.
+func (a *App) auditRecipients(to []mailer.Address) []any {
+	about := append(make([]any, 0, 4), "recipients", len(to))
+	var said []string
+	for _, address := range to {
+		switch a.auditLog.recipients {
+		case auditFull:
+			said = append(said, address.Mailbox())
+		case auditDomain:
+			said = append(said, address.Domain)
+		case auditHash:
+			said = append(said, a.pseudonym(address))
+		}
+	}
+	if said == nil {
+		return about
+	}
+	if a.auditLog.recipients == auditDomain {
+		slices.Sort(said)
+		said = slices.Compact(said)
+	}
+	return append(about, "to", said)
+}
+
+// pseudonym is what stands for an address in the audit log.
+func (a *App) pseudonym(address mailer.Address) string {
+	ring, err := a.keys()
+	if err != nil {
+		return ""
+	}
+	return ring.Pseudonym("audit", strings.ToLower(address.Mailbox()))
+}
+
+// auditMessage notes what has become of a message.
+func (a *App) auditMessage(event string, m mailed, from mailer.Address, about ...any) {
+	if a.auditLog.write == nil {
+		return
+	}
+	line := []any{
+		"id", m.id, "request_id", m.request, "tenant", m.tenant, "by", m.caller.String(), "from", from.Mailbox(),
+	}
+	if m.caller.Addr.IsValid() {
+		line = append(line, "remote_ip", m.caller.Addr.String())
+	}
+	line = append(line, a.auditRecipients(m.to)...)
+	a.audit(event, append(line, about...)...)
+}
+
+// auditNames are the facts that calls of the administration are; others are named after
+// their paths.
+var auditNames = map[string]string{
+	"POST /accounts/{provider}/{user}/authorize":  "account.authorize_started",
+	"POST /accounts/{provider}/{user}/complete":   "account.authorize_completed",
+	"POST /accounts/{provider}/{user}/import":     "account.imported",
+	"POST /accounts/{provider}/{user}/disconnect": "account.disconnected",
+	"POST /accounts/{provider}/{user}/refresh":    "account.refreshed",
+	"POST /tenants/{tenant}/test":                 "test.connection",
+	"POST /tenants/{tenant}/mail":                 "test.mail",
+	"POST /tenants/{tenant}/send":                 "operator.sent",
+	"GET /outbox/messages/{id}/eml":               "outbox.message_read",
+	"DELETE /outbox/messages/{id}":                "outbox.message_dropped",
+	"POST /outbox/messages/{id}/retry":            "outbox.message_retried",
+	"POST /outbox/messages/{id}/cancel":           "outbox.message_canceled",
+	"POST /outbox/tenants/{tenant}/pause":         "outbox.paused",
+	"POST /outbox/tenants/{tenant}/resume":        "outbox.resumed",
+}
+
+// auditName is the fact that a call is; empty where nobody needs to know.
+func auditName(call *adminCall) string {
+	for _, r := range adminRoutes {
+		if r.handle != call {
+			continue
+		}
+		if name := auditNames[r.method+" "+r.pattern]; name != "" {
+			return name
+		}
+		if r.method == http.MethodGet {
+			return ""
+		}
+		var words []string
+		for word := range strings.SplitSeq(r.pattern, "/") {
+			if word != "" && word[0] != '{' {
+				words = append(words, word)
+			}
+		}
+		return "admin." + strings.Join(words, ".") + "." + strings.ToLower(r.method)
+	}
+	return ""
+}
+
+// auditCall notes a call of the administration, and how it ended.
+func (a *App) auditCall(call *adminCall, r *adminRequest, status int, err error) {
+	event := auditName(call)
+	if event == "" || status == http.StatusAccepted && err == nil { // pending, and asked for again and again
+		return
+	}
+	about := []any{"by", r.by, "outcome", "ok"}
+	if err != nil {
+		about[3] = "failed"
+		reason := err.Error()
+		if e, ok := errors.AsType[*adminError](err); ok && e.reason != "" {
+			reason = e.reason
+		} else if p, ok := errors.AsType[*problem](err); ok {
+			reason = strings.Trim(p.name+" "+p.code, " ")
+		}
+		about = append(about, "reason", reason)
+	}
+	for _, named := range []struct{ word, value string }{
+		{"provider", r.provider}, {"user", r.user}, {"tenant", r.tenant}, {"id", r.id},
+	} {
+		if named.value != "" {
+			about = append(about, named.word, named.value)
+		}
+	}
+	a.audit(event, append(about, "remote_ip", remoteIP(r.Request))...)
+}
+
+// auditDenied notes that somebody was turned away; role is what he would need.
+func (a *App) auditDenied(r *http.Request, by, role string) {
+	a.audit("admin.denied", "by", by, "needs", role, "method", r.Method, "uri", r.URL.Path, "remote_ip", remoteIP(r))
+}
