@@ -155,7 +155,7 @@ func (a *App) auditCall(call *adminCall, r *adminRequest, status int, err error)
 		about = append(about, "reason", reason)
 	}
 	for _, named := range []struct{ word, value string }{
-		{"provider", r.provider}, {"user", r.user}, {"tenant", r.tenant}, {"id", r.id},
+		{"provider", r.provider}, {"user", r.user}, {"tenant", r.tenant}, {"key", r.key}, {"id", r.id},
 	} {
 		if named.value != "" {
 			about = append(about, named.word, named.value)

@@ -219,6 +219,9 @@ func (c *commandLine) open(method, path string, body any, accept string) (*http.
 			return nil, err
 		}
 		header.Set("Content-Type", "application/json")
+		if method == http.MethodDelete {
+			header.Set("If-Match", "*") // what is there by now goes
+		}
 		if body == nil {
 			body = struct{}{}
 		}
