@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -219,14 +220,13 @@ func TestLimitsInForce(t *testing.T) {
 // TestLimitAnswers: the answer tells which limit was met, and when to come back.
 func TestLimitAnswers(t *testing.T) {
 	t.Parallel()
-	for _, code := range []string{"mailbox_rate", "mailbox_paused", "mailbox_recipients", ""} {
+	for code, want := range map[string]string{
+		"mailbox_rate": "429 rate_limit_exceeded mailbox_rate", "mailbox_paused": "429 rate_limit_exceeded mailbox_paused",
+		"mailbox_recipients": "429 daily_quota_exceeded mailbox_recipients", "": "503 application_error mailbox_busy",
+	} {
 		p := mailProblem(&mailer.Error{Stage: mailer.StageLimit, Kind: mailer.KindThrottled, Code: code, RetryAfter: time.Hour})
-		want := code
-		if want == "" {
-			want = "mailbox_busy"
-		}
-		if p.status != 503 || p.code != want || p.retryAfter != time.Hour || strings.Contains(p.message, "connections") != (code == "") {
-			t.Errorf("%s: %+v", code, p)
+		if got := fmt.Sprint(p.status, " ", p.name, " ", p.code); got != want || p.retryAfter != time.Hour || strings.Contains(p.message, "connections") != (code == "") {
+			t.Errorf("%s: %+v, want %s", code, p, want)
 		}
 	}
 }
