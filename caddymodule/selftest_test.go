@@ -22,7 +22,7 @@ import (
 // storageApp is an app with a storage and keys and nothing else.
 func storageApp(t *testing.T, storage certmagic.Storage, log io.Writer, keys ...string) *App {
 	t.Helper()
-	a := &App{storage: storage, EncryptionKeys: keys, logger: slog.New(slog.NewTextHandler(log, nil))}
+	a := &App{saved: new(savedSettings), storage: storage, EncryptionKeys: keys, logger: slog.New(slog.NewTextHandler(log, nil))}
 	ring, err := a.keyRing()
 	if err != nil {
 		t.Fatal(err)

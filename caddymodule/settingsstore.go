@@ -285,6 +285,65 @@ func (v *savedSettings) setLocked(shards map[shardID]loadedShard) {
 	v.all = all
 }
 
+// reseal seals the records anew that were sealed with another key than the first one, and
+// counts them by their keys.
+func (v *savedSettings) reseal(ctx context.Context, s *settingsStore) (map[tokens.KeyID]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, settingsTimeout)
+	defer cancel()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ring, err := s.keys()
+	if err != nil {
+		return nil, err
+	}
+	var head settingsHead
+	if err := s.load(ctx, headKey, &head); err != nil || head.Generation == 0 {
+		return nil, err
+	}
+	if err := s.storage.Lock(ctx, settingsLock); err != nil {
+		return nil, fmt.Errorf("locking settings: %w", err)
+	}
+	defer func() { _ = s.storage.Unlock(context.WithoutCancel(ctx), settingsLock) }() // it expires by itself
+	keys := []string{headKey}
+	for id := range head.Shards {
+		keys = append(keys, id.key())
+	}
+	counts := make(map[tokens.KeyID]int)
+	var failed error
+	for _, key := range keys {
+		id, err := s.resealOne(ctx, ring, key)
+		if err != nil {
+			failed = err
+		}
+		if id != (tokens.KeyID{}) {
+			counts[id]++
+		}
+	}
+	return counts, failed
+}
+
+// resealOne does it for one record, and returns the key that it is under afterwards.
+func (s *settingsStore) resealOne(ctx context.Context, ring *tokens.KeyRing, key string) (id tokens.KeyID, err error) {
+	sealed, err := s.storage.Load(ctx, key)
+	if err != nil {
+		return id, fmt.Errorf("loading settings: %w", err)
+	}
+	if id, err = tokens.SealedBy(sealed); err != nil || id == ring.IDs()[0] {
+		return id, err
+	}
+	plain, err := ring.Open(key, sealed)
+	if err != nil {
+		return id, fmt.Errorf("opening settings: %w", err)
+	}
+	if sealed, err = ring.Seal(key, plain); err != nil {
+		return id, err
+	}
+	if err := s.storage.Store(ctx, key, sealed); err != nil {
+		return id, fmt.Errorf("storing settings: %w", err)
+	}
+	return ring.IDs()[0], nil
+}
+
 // editLocked finds out what is to be changed, by the shards as they are: one may be
 // newer than the head says, since an instance ended between the two.
 func (v *savedSettings) editLocked(ctx context.Context, s *settingsStore, change settingsChange) (map[entryRef]*entry, error) {

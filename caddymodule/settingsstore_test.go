@@ -140,6 +140,37 @@ func TestSettingsThatFail(t *testing.T) {
 	}
 }
 
+// TestSettingsUnderAnotherKey: settings follow a new key, so that the old one can be
+// dropped.
+func TestSettingsUnderAnotherKey(t *testing.T) {
+	t.Parallel()
+	storage := tokenstest.NewStorage()
+	v, old := new(savedSettings), settingsStoreOf(t, storage, 1)
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := v.change(t.Context(), old, "ops", putTenant(name, `{}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both, err := tokens.NewKeyRing(bytes.Repeat([]byte{2}, tokens.KeySize), bytes.Repeat([]byte{1}, tokens.KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, err := v.reseal(t.Context(), &settingsStore{storage: storage, keys: func() (*tokens.KeyRing, error) { return both, nil }})
+	if err != nil || len(counts) != 1 || counts[both.IDs()[0]] < 2 {
+		t.Errorf("%v, %v", counts, err)
+	}
+	fresh := new(savedSettings)
+	if err := fresh.refresh(t.Context(), settingsStoreOf(t, storage, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ := fresh.entries(); len(all) != 3 {
+		t.Errorf("%d entries", len(all))
+	}
+	if counts, err := new(savedSettings).reseal(t.Context(), settingsStoreOf(t, tokenstest.NewStorage(), 1)); err != nil || len(counts) != 0 {
+		t.Errorf("nothing stored: %v, %v", counts, err)
+	}
+}
+
 // TestListing: pages go through all names, each once.
 func TestListing(t *testing.T) {
 	t.Parallel()

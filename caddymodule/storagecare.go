@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,14 @@ func (a *App) rewrap(ctx context.Context) (wait time.Duration) {
 	use, err := rewrapper.Run(ctx)
 	if ctx.Err() != nil || use == nil {
 		return rewrapSoon
+	}
+	settings, failed := a.saved.reseal(ctx, a.settingsStore())
+	for id, n := range settings {
+		use.Records[id] += n
+	}
+	if failed != nil {
+		use.Failures++
+		err = errors.Join(err, failed)
 	}
 	a.condition.pass.Store(&keyPass{use, err})
 	ring, _ := a.keys()

@@ -165,6 +165,10 @@ func (r *KeyRing) Open(name string, sealed []byte) ([]byte, error) {
 	return nil, ErrCorrupt
 }
 
+// SealedBy returns the id of the key that a record was sealed with. The error is or
+// wraps [ErrNewerFormat] or [ErrCorrupt].
+func SealedBy(sealed []byte) (KeyID, error) { return sealedBy(sealed) }
+
 // sealedBy returns the id of the key that a record was sealed with, which it
 // tells without being opened. The error is or wraps [ErrNewerFormat] or
 // [ErrCorrupt].
