@@ -209,11 +209,14 @@ func (h *Handler) moveEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	if err != nil {
 		return unreadable(err)
 	}
-	at, err := parseMove(body)
+	at, named, err := parseMove(body)
 	if err != nil {
 		return err
 	}
 	return h.changeEmail(w, r, c, "reschedule", func(box *outbox.Outbox, id string) error {
+		if named != "" && named != id {
+			return invalid("id", "other_message", "it is not that of the path")
+		}
 		return box.Reschedule(r.Context(), id, at)
 	})
 }

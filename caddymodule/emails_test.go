@@ -165,6 +165,7 @@ func TestEmailMovedAndCanceled(t *testing.T) {
 		{`{"scheduled_at":"soon"}`, "422 validation_error bad_time"},
 		{`{"scheduled_at":"2020-01-01T00:00:00Z"}`, "422 validation_error bad_time"},
 		{`{"subject":"s"}`, "422 validation_error unsupported"},
+		{`{"id":"01a20328-f356-7169-a38b-9c63a0dd6b72","scheduled_at":"in 5 hours"}`, "422 validation_error other_message"},
 		{`[]`, "400 validation_error bad_json"},
 		{`{"scheduled_at":"` + strings.Repeat("x", 65<<10) + `"}`, "413 validation_error too_large"},
 	} {
@@ -174,7 +175,7 @@ func TestEmailMovedAndCanceled(t *testing.T) {
 	}
 	event("scheduled", 2*time.Hour)
 	var changed emailChanged
-	p.read(&changed, testKey, "PATCH", "/emails/"+v.ID, `{"scheduled_at":"in 5 hours"}`)
+	p.read(&changed, testKey, "PATCH", "/emails/"+v.ID, `{"id":"`+v.ID+`","scheduled_at":"in 5 hours"}`) // as the SDKs for Go send it
 	if changed != (emailChanged{"email", v.ID}) {
 		t.Errorf("moved: %+v", changed)
 	}

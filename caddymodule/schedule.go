@@ -36,13 +36,14 @@ func readSchedule(field, s string, now time.Time) (time.Time, error) {
 	return t, nil
 }
 
-// parseMove reads the body of a request that gives a message another time.
-func parseMove(body []byte) (at time.Time, err error) {
+// parseMove reads the body of a request that gives a message another time. It may
+// repeat the id of the message, as Resend's SDKs for Go do.
+func parseMove(body []byte) (at time.Time, id string, err error) {
 	if err := checkText(body); err != nil {
-		return at, err
+		return at, "", err
 	}
 	var text string
-	err = decodeObject(body, "", fields{"scheduled_at": decodeText(&text)}, func(path, _ string, _ json.RawMessage) error {
+	err = decodeObject(body, "", fields{"scheduled_at": decodeText(&text), "id": decodeText(&id)}, func(path, _ string, _ json.RawMessage) error {
 		return invalid(path, "unsupported", "of a message that was accepted only scheduled_at can be changed")
 	})
 	if err == nil && text != "" {
@@ -51,7 +52,7 @@ func parseMove(body []byte) (at time.Time, err error) {
 	if err == nil && at.IsZero() {
 		err = missing("scheduled_at")
 	}
-	return at, err
+	return at, id, err
 }
 
 func parseSchedule(s string, now time.Time) (time.Time, bool) {
