@@ -139,7 +139,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Slogger()
 	a.storage = ctx.Storage()
-	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+	if err := a.registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
 	if err := a.loadOutbox(ctx); err != nil {
@@ -252,6 +252,7 @@ func (a *App) guarded(work func()) {
 
 // nameUnauthorized logs an account that cannot send until a person signs in.
 func (a *App) nameUnauthorized(account tokens.Account) {
+	accountStates.Store(account, tokens.StateUnauthorized)
 	a.logger.Warn("an account waits for a person to sign in; make the link with the administration's call",
 		"provider", account.Provider, "user", account.User,
 		"call", "POST /accounts/"+account.Provider+"/"+account.User+"/authorize")

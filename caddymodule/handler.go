@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -138,7 +139,15 @@ func (h *Handler) checkUser() error {
 
 // ServeHTTP serves the endpoint.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return h.serve(w, r, next)
+	noted := noteAnswer(w)
+	err := h.serve(noted, r, next)
+	if noted.answered {
+		requestsTotal.WithLabelValues(h.Endpoint, strconv.Itoa(noted.status)).Inc()
+	}
+	if w.Header().Get("Idempotent-Replayed") != "" {
+		replaysTotal.Inc()
+	}
+	return err
 }
 
 // onePlaceholder is a placeholder and nothing else.
@@ -148,7 +157,7 @@ var onePlaceholder = regexp.MustCompile(`^\{[^{}\s]+\}$`)
 // answers there, it answers 404: Caddy's own answer would be an empty 200, which
 // a program takes for success.
 func passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, notFound func(http.ResponseWriter, *http.Request)) error {
-	noted := &answerNoter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	noted := noteAnswer(w)
 	if err := next.ServeHTTP(noted, r); err != nil {
 		return err
 	}
@@ -158,15 +167,20 @@ func passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, notF
 	return nil
 }
 
-// answerNoter notes whether anything was answered.
+// answerNoter notes whether anything was answered, and with which status.
 type answerNoter struct {
 	*caddyhttp.ResponseWriterWrapper
 	answered bool
+	status   int
+}
+
+func noteAnswer(w http.ResponseWriter) *answerNoter {
+	return &answerNoter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, status: http.StatusOK}
 }
 
 func (n *answerNoter) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
-		n.answered = true
+		n.answered, n.status = true, status
 	}
 	n.ResponseWriterWrapper.WriteHeader(status)
 }

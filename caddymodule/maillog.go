@@ -28,10 +28,18 @@ func (a *App) hooks() mailer.Hooks {
 	return mailer.Hooks{
 		Sent: func(s mailer.Submission, r mailer.Receipt, took time.Duration) {
 			a.count(s.Tenant, resultSent, true)
+			a.countRecipients(s.Tenant, r)
+			measure(resultSent, took)
+			messageSize.Observe(float64(s.Content.Size()))
 			a.logSent(mailedOf(s), r, took)
 		},
 		Failed: func(s mailer.Submission, e *mailer.Error, took time.Duration) {
-			a.count(s.Tenant, resultFailed, e.Stage != mailer.StageAccept)
+			tried := e.Stage != mailer.StageAccept
+			a.count(s.Tenant, resultFailed, tried)
+			if tried {
+				a.countFailure(s.Tenant, e)
+				measure(resultFailed, took)
+			}
 			m := mailed{id: s.ID, request: s.Caller.Request, tenant: s.Tenant, caller: s.Caller, to: s.Envelope.To}
 			a.logger.Warn("message not sent", append(m.failure(e), "duration", took)...)
 		},

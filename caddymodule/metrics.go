@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
@@ -22,6 +23,31 @@ var (
 		Namespace: "caddy", Subsystem: "oauth_mail", Name: "attempts_total",
 		Help: "Tries to send a message, by their results.",
 	}, []string{"tenant", "result"})
+	recipientsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "recipients_total",
+		Help: "Recipients of messages that were sent, by what the mail server said to them.",
+	}, []string{"tenant", "result"})
+	failuresTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "failures_total",
+		Help: "Tries that failed, by the stage in which they did and by what is off.",
+	}, []string{"tenant", "stage", "diagnosis"})
+	// Tenants may be many, and a histogram is a dozen series: these have no tenants.
+	messageSize = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "message_size_bytes",
+		Help: "Size of the messages that were accepted.", Buckets: prometheus.ExponentialBuckets(4<<10, 4, 8),
+	})
+	sendDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "send_duration_seconds",
+		Help: "How long tries took, by their results.", Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+	}, []string{"result"})
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "http_requests_total",
+		Help: "Requests to the plugin, by endpoint and by the status of the answer.",
+	}, []string{"endpoint", "code"})
+	replaysTotal = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "oauth_mail", Name: "idempotent_replays_total",
+		Help: "Requests that were answered as the one before with their Idempotency-Key.",
+	})
 	eventsDropped = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "oauth_mail", Name: "events_dropped_total",
 		Help: "Events that were not emitted since their handlers were too slow.",
@@ -44,12 +70,18 @@ const (
 // anyOther is the label of tenants that are not configured.
 const anyOther = "_other"
 
-// registerMetrics makes the metrics known to the registry of a configuration.
-func registerMetrics(r *prometheus.Registry) error {
+// registerMetrics makes the metrics known to the registry of the configuration.
+func (a *App) registerMetrics(r *prometheus.Registry) error {
 	if r == nil {
 		return nil
 	}
-	for _, c := range append([]prometheus.Collector{messagesTotal, attemptsTotal, eventsDropped, outboxMetrics{}}, smtpMetrics...) {
+	all := []prometheus.Collector{
+		messagesTotal, attemptsTotal, recipientsTotal, failuresTotal, messageSize, sendDuration, requestsTotal, replaysTotal,
+		eventsDropped, refreshesTotal, refreshDuration,
+		outboxMetrics{},
+		&tenantMetrics{a},
+	}
+	for _, c := range append(all, smtpMetrics...) {
 		err := r.Register(c)
 		if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !again {
 			return err
@@ -78,11 +110,42 @@ func (a *App) countAttempt(tenant, result string) {
 	attemptsTotal.WithLabelValues(a.label(tenant), result).Inc()
 }
 
+// measure notes how long a try took.
+func measure(result string, took time.Duration) {
+	sendDuration.WithLabelValues(result).Observe(took.Seconds())
+}
+
+// countRecipients counts those whom the mail server took or refused for good, in a try
+// in which it took some.
+func (a *App) countRecipients(tenant string, r mailer.Receipt) {
+	taken, refused := 0, 0
+	for _, o := range r.Recipients {
+		switch o.Kind.Outcome() {
+		case mailer.Done:
+			taken++
+		case mailer.Dead:
+			refused++
+		case mailer.Retry, mailer.Park, mailer.Doubt: // they are tried again
+		}
+	}
+	label := a.label(tenant)
+	recipientsTotal.WithLabelValues(label, "accepted").Add(float64(taken))
+	if refused > 0 {
+		recipientsTotal.WithLabelValues(label, "refused").Add(float64(refused))
+	}
+}
+
+// countFailure counts what is off.
+func (a *App) countFailure(tenant string, e *mailer.Error) {
+	failuresTotal.WithLabelValues(a.label(tenant), string(e.Stage), e.Diagnosis().ID).Inc()
+}
+
 // outboxMetrics reads the outboxes when somebody looks.
 type outboxMetrics struct{}
 
 var (
 	queueMessages = prometheus.NewDesc("caddy_oauth_mail_queue_messages", "Messages in the outbox, by their states.", []string{"tenant", "state"}, nil)
+	queueState    = prometheus.NewDesc("caddy_oauth_mail_queue_state", "1 where the messages of a tenant wait: resting, parked until somebody acts, or paused by an operator.", []string{"tenant", "state"}, nil)
 	queueOldest   = prometheus.NewDesc("caddy_oauth_mail_queue_oldest_age_seconds", "Age of the oldest message that waits to be sent.", []string{"tenant"}, nil)
 	outboxBytes   = prometheus.NewDesc("caddy_oauth_mail_outbox_bytes", "What the outbox takes on the disk.", nil, nil)
 	outboxTakes   = prometheus.NewDesc("caddy_oauth_mail_outbox_accepting", "0 from a message that could not be stored until one is; else 1.", nil, nil)
@@ -96,7 +159,7 @@ var queueStates = []outbox.State{outbox.StateScheduled, outbox.StateQueued, outb
 
 // Describe names the metrics.
 func (outboxMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{queueMessages, queueOldest, outboxBytes, outboxMax, outboxTakes, outboxFlushes} {
+	for _, d := range []*prometheus.Desc{queueMessages, queueState, queueOldest, outboxBytes, outboxMax, outboxTakes, outboxFlushes} {
 		ch <- d
 	}
 }
@@ -119,6 +182,7 @@ func (outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 		state  outbox.State
 	}
 	messages, oldest := map[key]int{}, map[string]time.Time{}
+	waiting := map[[2]string]bool{} // tenant and state
 	var total outbox.Stats
 	read, accepting := 0, 1.
 	for _, s := range states {
@@ -134,6 +198,15 @@ func (outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 			continue
 		}
 		read++
+		lanes, err := box.Engine().Lanes(ctx)
+		if err != nil {
+			continue
+		}
+		for name, l := range lanes {
+			if l.State != outbox.LaneOpen {
+				waiting[[2]string{app.label(name), string(l.State)}] = true
+			}
+		}
 		total.Bytes += stats.Bytes
 		total.MaxBytes += stats.MaxBytes
 		total.Flushes += stats.Flushes
@@ -157,6 +230,9 @@ func (outboxMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for k, n := range messages {
 		ch <- prometheus.MustNewConstMetric(queueMessages, prometheus.GaugeValue, float64(n), k.tenant, string(k.state))
+	}
+	for w := range waiting {
+		ch <- prometheus.MustNewConstMetric(queueState, prometheus.GaugeValue, 1, w[0], w[1])
 	}
 	for name, at := range oldest {
 		age := 0.

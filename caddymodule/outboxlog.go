@@ -31,6 +31,8 @@ func (s *outboxState) hooks() outbox.Hooks {
 		Sent: func(m *outbox.Message, r mailer.Receipt, took time.Duration) {
 			a := s.app()
 			a.count(m.Tenant, resultSent, true)
+			a.countRecipients(m.Tenant, r)
+			measure(resultSent, took)
 			a.logSent(mailedFrom(m), r, took, "attempts", m.Attempts)
 		},
 		Partly:      func(m *outbox.Message, r mailer.Receipt, took time.Duration) { s.app().sentPartly(m, r, took) },
@@ -44,6 +46,7 @@ func (s *outboxState) hooks() outbox.Hooks {
 
 func (a *App) accepted(m *outbox.Message) {
 	a.count(m.Tenant, resultAccepted, false)
+	messageSize.Observe(float64(m.Size))
 	a.logger.Debug("message accepted", "id", m.ID, "request_id", m.Caller.Request, "tenant", m.Tenant, "caller", m.Caller.String(),
 		"recipients", len(m.Recipients), "size", m.Size, "state", string(m.State), "due", m.Due)
 }
@@ -51,6 +54,8 @@ func (a *App) accepted(m *outbox.Message) {
 // sentPartly tells of a try by which some got the message; of the others, deferred.
 func (a *App) sentPartly(m *outbox.Message, r mailer.Receipt, took time.Duration) {
 	a.countAttempt(m.Tenant, resultSent)
+	a.countRecipients(m.Tenant, r)
+	measure(resultSent, took)
 	a.logger.Info("message sent to some of its recipients; the others are tried again", "id", m.ID, "request_id", m.Caller.Request,
 		"tenant", r.Tenant, "caller", m.Caller.String(), "recipients", len(m.Recipients), "sent", m.Delivered(), "size", m.Size,
 		"server", r.Server, "queue_id", r.QueueID, "attempts", m.Attempts, "duration", took)
@@ -68,6 +73,8 @@ func (a *App) interrupted(m *outbox.Message) {
 
 func (a *App) deferred(m *outbox.Message, e *mailer.Error, took time.Duration) {
 	a.countAttempt(m.Tenant, resultDeferred)
+	a.countFailure(m.Tenant, e)
+	measure(resultDeferred, took)
 	about := append(mailedFrom(m).failure(e), "attempts", m.Attempts, "next", m.Due, "expires", m.Expires, "duration", took)
 	a.logger.Warn("message waits for another try", about...)
 	if m.Attempts <= 1 { // once for each message
@@ -81,6 +88,10 @@ func (a *App) failed(m *outbox.Message, e *mailer.Error, took time.Duration) {
 		result = resultExpired
 	}
 	a.count(m.Tenant, result, result == resultFailed)
+	if result == resultFailed {
+		a.countFailure(m.Tenant, e)
+		measure(result, took)
+	}
 	about := append(mailedFrom(m).failure(e), "attempts", m.Attempts, "duration", took)
 	if n := m.Delivered(); n > 0 {
 		a.logger.Warn("message not sent to some of its recipients; the others have it", append(about, "recipients", len(m.Recipients), "sent", n)...)
@@ -92,6 +103,7 @@ func (a *App) failed(m *outbox.Message, e *mailer.Error, took time.Duration) {
 
 func (a *App) held(m *outbox.Message, e *mailer.Error) {
 	a.count(m.Tenant, resultHeld, true)
+	a.countFailure(m.Tenant, e)
 	a.logger.Error("a message may have been sent, and is held until a person decides; retry it or cancel it with the administration's calls",
 		append(mailedFrom(m).failure(e), "call", "POST /outbox/messages/"+m.ID+"/retry")...)
 	a.events.emit("mail_failed", a.eventOf(m, e))

@@ -12,10 +12,15 @@ import (
 // event. They outlive configurations.
 var failingAccounts sync.Map // tokens.Account → struct{}
 
-// observer tells what happens to tokens as events, in the audit log and to alerts.
+// observer tells what happens to tokens as metrics and events, in the audit log and to
+// alerts.
 func (a *App) observer() tokens.Observer {
 	return tokens.Observer{
-		RefreshFailed: func(account tokens.Account, err *tokens.Error, _ time.Duration) {
+		Refreshed: func(account tokens.Account, took time.Duration) {
+			countRefresh(account, "ok", took, tokens.StateAuthorized)
+		},
+		RefreshFailed: func(account tokens.Account, err *tokens.Error, took time.Duration) {
+			countRefresh(account, err.Kind.String(), took, tokens.StateFailing)
 			if _, again := failingAccounts.LoadOrStore(account, struct{}{}); again {
 				return
 			}
@@ -28,16 +33,19 @@ func (a *App) observer() tokens.Observer {
 			a.watch.poke()
 		},
 		NeedsAuthorization: func(account tokens.Account, err *tokens.Error) {
+			accountStates.Store(account, tokens.StateUnauthorized)
 			a.emitAccount("oauth_authorization_required", account, map[string]any{"code": err.Code})
 			a.audit("account.authorization_required", "provider", account.Provider, "user", account.User, "by", "system", "code", err.Code)
 			a.watch.poke()
 		},
 		Authorized: func(account tokens.Account) {
+			accountStates.Store(account, tokens.StateAuthorized)
 			failingAccounts.Delete(account)
 			a.emitAccount("oauth_authorized", account, nil)
 			a.watch.poke()
 		},
 		Disconnected: func(account tokens.Account) {
+			accountStates.Store(account, tokens.StateUnauthorized)
 			failingAccounts.Delete(account)
 			a.emitAccount("oauth_revoked", account, nil)
 			a.watch.poke()

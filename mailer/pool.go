@@ -201,6 +201,14 @@ func (p *Pool) Sweep(now time.Time) {
 	}
 }
 
+// Connections returns how many connections are used at the moment, or made, and how
+// many are idle.
+func (p *Pool) Connections() (used, idle int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lent, len(p.idle)
+}
+
 // Drain closes the idle connections, and those that are lent when they come
 // back: they were signed in with what no longer holds.
 func (p *Pool) Drain() {

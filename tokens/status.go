@@ -41,18 +41,7 @@ const (
 // Status reads the account's state from memory and, where that has none, from
 // the storage.
 func (s *Source) Status(ctx context.Context) Status {
-	st := Status{Account: s.account, State: StateUnknown}
-	if used := s.cell.lastUsed.Load(); used != 0 {
-		st.LastUsed = time.Unix(used, 0).UTC()
-	}
-	s.cell.mu.Lock()
-	t, trouble := s.cell.newest, s.cell.trouble
-	var failure *Error
-	var failedAt time.Time
-	if trouble != nil {
-		failure, failedAt = trouble.failure, trouble.failedAt
-	}
-	s.cell.mu.Unlock()
+	st, t, failure := s.inMemory()
 	if t == nil {
 		stored, err := s.store.Load(ctx, s.account)
 		if errors.Is(err, fs.ErrNotExist) && s.unattended() {
@@ -68,16 +57,48 @@ func (s *Source) Status(ctx context.Context) Status {
 		}
 		t = stored
 	}
+	s.describe(&st, t, failure)
+	return st
+}
+
+// Known is the account's state as far as memory has it. It reads no storage, and costs
+// next to nothing.
+func (s *Source) Known() (Status, bool) {
+	st, t, failure := s.inMemory()
+	if t == nil {
+		return st, false
+	}
+	s.describe(&st, t, failure)
+	return st, true
+}
+
+// inMemory is what memory has: the token, and the last failure that is not in it.
+func (s *Source) inMemory() (Status, *Token, *Failure) {
+	st := Status{Account: s.account, State: StateUnknown}
+	if used := s.cell.lastUsed.Load(); used != 0 {
+		st.LastUsed = time.Unix(used, 0).UTC()
+	}
+	s.cell.mu.Lock()
+	defer s.cell.mu.Unlock()
+	t, trouble := s.cell.newest, s.cell.trouble
+	if trouble == nil || trouble.failure == nil || trouble.failure.Kind == KindNeedsPerson {
+		return st, t, nil
+	}
+	return st, t, trouble.failure.failure(trouble.failedAt)
+}
+
+// describe completes a status by a token.
+func (s *Source) describe(st *Status, t *Token, failure *Failure) {
 	if !t.belongsTo(s.client.registration) {
 		st.State = StateUnauthorized
 		st.Failure = s.fail("token", KindNeedsPerson, ErrOtherRegistration).failure(s.now())
-		return st
+		return
 	}
 	st.Identity, st.Scopes, st.Generation = t.Identity, t.Scopes, t.Generation
 	st.AuthorizedAt, st.AuthorizedBy = t.AuthorizedAt, t.AuthorizedBy
 	st.IssuedAt, st.Expiry, st.Failure = t.IssuedAt, t.Expiry, t.Failure
-	if st.Failure == nil && failure != nil && failure.Kind != KindNeedsPerson {
-		st.Failure = failure.failure(failedAt)
+	if st.Failure == nil {
+		st.Failure = failure
 	}
 	switch {
 	case t.Revoked:
@@ -90,5 +111,4 @@ func (s *Source) Status(ctx context.Context) Status {
 	if !t.Revoked && !t.Expiry.IsZero() {
 		st.RefreshAt = t.dueAhead(s.client.provider.Margin)
 	}
-	return st
 }
