@@ -42,6 +42,7 @@ exim=exim/usr/sbin/exim4
 if ! id Debian-exim >/dev/null 2>&1; then
 	"${as_root[@]}" useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin Debian-exim
 fi
+promtool=prometheus/usr/bin/promtool
 alertmanager=alertmanager/usr/bin/prometheus-alertmanager
 wordpress=wordpress/usr/share/wordpress/wp-load.php
 # unpack FOLDER FILE PACKAGE unpacks a package, unless the file is there.
@@ -55,6 +56,7 @@ unpack() {
 	mv "$1.new" "$1"
 }
 unpack exim "$exim" exim4-daemon-heavy
+unpack prometheus "$promtool" prometheus
 unpack alertmanager "$alertmanager" prometheus-alertmanager
 # Debian's Alertmanager wants its templates there.
 templates=/usr/share/prometheus/alertmanager
@@ -75,7 +77,7 @@ if [ ! -e "$stamp" ] || [ node/package-lock.json -nt "$stamp" ]; then
 fi
 
 for tool in /usr/sbin/postfix /usr/sbin/dovecot /usr/bin/chromium /usr/bin/python3 "$exim" node \
-	/usr/bin/swaks /usr/bin/msmtp /usr/bin/curl /usr/bin/openssl /usr/bin/php "$alertmanager"; do
+	/usr/bin/swaks /usr/bin/msmtp /usr/bin/curl /usr/bin/openssl /usr/bin/php "$alertmanager" "$promtool"; do
 	command -v "$tool" >/dev/null || { echo "$tool is missing after the installation" >&2; exit 1; }
 done
 if ldd "$exim" | grep 'not found'; then

@@ -95,6 +95,7 @@ const site = `{
 			issuer %[4]s
 			client_id mailer
 			client_secret {env.E2E_CLIENT_SECRET}
+			client_secret_expires 2099-12-31
 			client_auth basic
 			scopes openid email offline_access smtp.send
 			servers localhost
