@@ -22,14 +22,16 @@ type sdk struct {
 	argument string
 	// permissive tells that it knows batches in which some messages may be wrong.
 	permissive bool
+	// lists tells that it knows the list of messages.
+	lists bool
 }
 
 var sdks = []*sdk{
 	{name: "npm 4.8", argument: "resend-4"},
 	{name: "npm 6.0", argument: "resend-6.0"},
-	{name: "npm latest", argument: "resend", permissive: true},
-	{name: "Go v2", argument: "v2", inGo: true, permissive: true},
-	{name: "Go v3", argument: "v3", inGo: true, permissive: true},
+	{name: "npm latest", argument: "resend", permissive: true, lists: true},
+	{name: "Go v2", argument: "v2", inGo: true, permissive: true, lists: true},
+	{name: "Go v3", argument: "v3", inGo: true, permissive: true, lists: true},
 }
 
 // sdkCall is one use of an SDK, and what the SDK has told.
@@ -84,6 +86,7 @@ type sdkAttachment struct {
 type sdkResult struct {
 	ID   string
 	Data struct {
+		ID     string
 		Object string
 		// Data is of batches and of lists.
 		Data json.RawMessage
@@ -189,7 +192,7 @@ func (s *sdk) run(t testing.TB, baseURL string, calls []*sdkCall) {
 func TestResendSDKs(t *testing.T) {
 	t.Parallel()
 	silent := newSilentServer(t)
-	s := Start(t, Options{Outbox: true, Tenants: map[string]string{
+	s := Start(t, Options{Outbox: true, Lines: restrictedKeys(), Tenants: map[string]string{
 		silentTenant: "server plaintext://" + silent.Addr().String() + "\nauth none\nfrom sender@example.com",
 	}})
 	s.SignIn(t)

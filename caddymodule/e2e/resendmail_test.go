@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -164,6 +165,45 @@ func (s *sdk) sendAll(t *testing.T, stack *Stack, wanted *sdkMail) {
 		wanted.add(t, arrived{what: s.name + ": by " + base, id: c.id(t), to: one, reading: text})
 	}
 	s.sendBatches(t, stack, wanted)
+	s.schedule(t, stack, wanted)
+}
+
+// schedule has a message go later, looks at it, puts it off and gives it up; and looks at
+// one that was sent.
+func (s *sdk) schedule(t *testing.T, stack *Stack, wanted *sdkMail) {
+	key := stack.keys[onPostfix]
+	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339) }
+	later, now := 0, 5
+	calls := []*sdkCall{
+		{Op: "send", Key: key, Email: sdkMessage(func(e *sdkEmail) { e.ScheduledAt = in(time.Hour) })},
+		{Op: "get", Key: key, Of: &later},
+		{Op: "update", Key: key, Of: &later, ScheduledAt: in(24 * time.Hour)},
+		{Op: "cancel", Key: key, Of: &later},
+		{Op: "get", Key: key, Of: &later},
+		{Op: "send", Key: key, Email: sdkMessage(nil)},
+		{Op: "get", Key: key, Of: &now},
+	}
+	if s.lists {
+		calls = append(calls, &sdkCall{Op: "list", Key: key})
+	}
+	s.run(t, stack.URL, calls)
+	wanted.add(t, arrived{what: s.name + ": one that is looked at", id: calls[now].id(t), to: []string{"delivered@example.net"}, reading: reading{Text: "It works!"}})
+	for i, event := range map[int]string{1: "scheduled", 4: "canceled", 6: "sent"} {
+		got := calls[i].result
+		if d := got.Data; got.Error != nil || d.LastEvent != event || d.Subject != "hello world" || !slices.Equal(d.To, []string{"delivered@example.net"}) {
+			t.Errorf("call %d: a message as %+v, error %+v; want it %s", i, d, got.Error, event)
+		}
+	}
+	for _, i := range []int{2, 3} {
+		if got := calls[i].result; got.Error != nil || got.Data.Object != "email" || got.Data.ID != calls[later].result.ID {
+			t.Errorf("%s: %+v, error %+v", calls[i].Op, got.Data, got.Error)
+		}
+	}
+	if s.lists {
+		if ids := calls[7].ids(t); len(ids) == 0 {
+			t.Error("the list of messages is empty")
+		}
+	}
 }
 
 // sendBatches sends several messages at once: all or none, the same again, and the good

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/http"
@@ -25,6 +26,18 @@ type sdkRefusal struct {
 
 // silentTenant sends by a server that says nothing.
 const silentTenant = "silent"
+
+// The keys that may do less than others, which the configuration knows by their digests.
+const (
+	limitedKey  = "canary-key-that-may-send-one-message"
+	sendOnlyKey = "canary-key-that-may-send-and-not-look"
+)
+
+func restrictedKeys() string {
+	digest := func(key string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(key))) }
+	return "key limited " + digest(limitedKey) + " " + onPostfix + " {\nrate 1 1h\n}\n" +
+		"key sendOnly " + digest(sendOnlyKey) + " " + onPostfix + " {\nscopes send\n}\n"
+}
 
 // silentServer takes connections and says nothing.
 type silentServer struct {
@@ -70,6 +83,7 @@ func testSDKRefusals(t *testing.T, s *Stack, silent *silentServer) {
 	key := s.keys[onPostfix]
 	send := func(change func(*sdkEmail)) sdkCall { return sdkCall{Op: "send", Key: key, Email: sdkMessage(change)} }
 	with := func(c sdkCall, change func(*sdkCall)) sdkCall { change(&c); return c }
+	s.keys["limited"], s.keys["sendOnly"] = limitedKey, sendOnlyKey
 	go func() {
 		// It waits for an answer of the silent server until the test ends.
 		r, err := s.newPost(silentTenant, sdkMessage(nil))
@@ -83,6 +97,7 @@ func testSDKRefusals(t *testing.T, s *Stack, silent *silentServer) {
 		}
 	}()
 	<-silent.came
+	s.Send(t, "limited", note("the one message that its key may send"))
 	runSDKRefusals(t, s, func(sdk *sdk) []sdkRefusal {
 		return []sdkRefusal{
 			{"no key", with(send(nil), func(c *sdkCall) { c.Key = " " }), 401, "missing_api_key", "Authorization: Bearer"},
@@ -93,6 +108,9 @@ func testSDKRefusals(t *testing.T, s *Stack, silent *silentServer) {
 			{"another message with its Idempotency-Key", with(send(func(e *sdkEmail) { e.Text = "another" }), func(c *sdkCall) { c.Idempotency = "taken-" + sdk.argument }), 409, "invalid_idempotent_request", "another message"},
 			{"one that waits already", sdkCall{Op: "send", Key: s.keys[silentTenant], Email: sdkMessage(nil), Idempotency: "waiting"}, 409, "concurrent_idempotent_requests", "still"},
 			{"no such Idempotency-Key", with(send(nil), func(c *sdkCall) { c.Idempotency = strings.Repeat("x", 257) }), 400, "invalid_idempotency_key", "256"},
+			{"more than its key may send", with(send(nil), func(c *sdkCall) { c.Key = limitedKey }), 429, "rate_limit_exceeded", "as many messages"},
+			{"a message of another one", sdkCall{Op: "get", Key: key, ID: "01a20328-f356-7169-a38b-9c63a0dd6b72"}, 404, "not_found", "message"},
+			{"to look with a key that may only send", sdkCall{Op: "get", Key: sendOnlyKey, ID: "01a20328-f356-7169-a38b-9c63a0dd6b72"}, 401, "restricted_api_key", "scope"},
 			{"no recipient", send(func(e *sdkEmail) { e.To = nil }), 422, "missing_required_field", "`to`"},
 			{"no such address", send(func(e *sdkEmail) { e.To = []string{"nobody"} }), 422, "validation_error", "`to`"},
 			{"no sender", send(func(e *sdkEmail) { e.From = "no address" }), 422, "invalid_from_address", "`from`"},
@@ -190,7 +208,11 @@ func (s *sdk) checkRefusal(t testing.TB, want sdkRefusal, got sdkResult) {
 	if limited := want.status == http.StatusTooManyRequests; s.inGo && e.RateLimit != limited {
 		t.Errorf("%s: it is the error for a rate: %t, want %t", want.what, e.RateLimit, limited)
 	} else if limited && s.tellsRate() {
-		for name, value := range map[string]string{"retry-after": e.RetryAfter} {
+		figures := map[string]string{"retry-after": e.RetryAfter}
+		if want.call.Key == limitedKey {
+			figures["limit"], figures["remaining"], figures["reset"] = e.Limit, e.Remaining, e.Reset
+		}
+		for name, value := range figures {
 			if _, err := strconv.Atoi(value); err != nil {
 				t.Errorf("%s: the SDK's %s is %q, want a number", want.what, name, value)
 			}
