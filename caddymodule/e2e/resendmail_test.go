@@ -237,7 +237,7 @@ func (s *sdk) sendBatches(t *testing.T, stack *Stack, wanted *sdkMail) {
 	for _, id := range ids {
 		wanted.add(t, arrived{what: s.name + ": of a permissive batch", id: id, to: one, reading: reading{Text: "It works!"}})
 	}
-	if e := c.result.Data.Errors; len(e) != 1 || e[0].Index != 1 || !strings.Contains(e[0].Message, "`to`") {
+	if e := c.result.Data.Errors; len(e) != 1 || e[0].Index != 1 || !strings.Contains(e[0].Message, "`to[0]`") {
 		t.Errorf("a permissive batch has errors %+v", e)
 	}
 }

@@ -112,7 +112,7 @@ func testSDKRefusals(t *testing.T, s *Stack, silent *silentServer) {
 			{"a message of another one", sdkCall{Op: "get", Key: key, ID: "01a20328-f356-7169-a38b-9c63a0dd6b72"}, 404, "not_found", "message"},
 			{"to look with a key that may only send", sdkCall{Op: "get", Key: sendOnlyKey, ID: "01a20328-f356-7169-a38b-9c63a0dd6b72"}, 401, "restricted_api_key", "scope"},
 			{"no recipient", send(func(e *sdkEmail) { e.To = nil }), 422, "missing_required_field", "`to`"},
-			{"no such address", send(func(e *sdkEmail) { e.To = []string{"nobody"} }), 422, "validation_error", "`to`"},
+			{"no such address", send(func(e *sdkEmail) { e.To = []string{"nobody"} }), 422, "validation_error", "`to[0]`"},
 			{"no sender", send(func(e *sdkEmail) { e.From = "no address" }), 422, "invalid_from_address", "`from`"},
 			{"no content", send(func(e *sdkEmail) { e.Text = "" }), 422, "missing_required_field", "`text`"},
 			{"a header with a line break", send(func(e *sdkEmail) { e.Headers = map[string]string{"X-A": "b\r\nBcc: c@example.net"} }), 422, "validation_error", "X-A"},
