@@ -86,7 +86,7 @@ func (k *kept) writeFile(c mailer.Content) error {
 			err = cerr
 		}
 		if err == nil {
-			err = e.syncFolder(filepath.Join(e.folder, contentsFolder))
+			err = e.contents.flush(func() error { return e.syncFolder(filepath.Join(e.folder, contentsFolder)) })
 		}
 		if err != nil {
 			k.undo()

@@ -37,6 +37,8 @@ type Engine struct {
 	db   *bbolt.DB    // nil while it cannot be opened again
 	file *os.File     // that of db
 
+	contents sharedFlush // of the folder of contents
+
 	broken atomic.Pointer[damageError] // db is damaged
 
 	queue queue
