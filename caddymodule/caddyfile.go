@@ -127,14 +127,14 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			tenant         <tenant>
 //			sni            <name> <tenant>
 //			plaintext_auth <network>...
-//			user <name> {
+//			user <name> [<password> [<tenant>]] {
 //				password     <hash>|<password of 24 characters and more>
 //				tenant       <tenant>
 //				from         <address>
 //				rewrite_from <address>
 //				networks     <network>...
 //			}
-//			network <network>... {
+//			network [<tenant>] <network>... {
 //				tenant       <tenant>
 //				from         <address>
 //				rewrite_from <address>

@@ -99,11 +99,11 @@ func (a *App) parseKey(d *caddyfile.Dispenser) error {
 	})
 }
 
-// unsaid is parse for a word in whose place something may stand in the key's line.
+// unsaid is parse for a word in whose place something may stand in the line of its block.
 func unsaid(unsaid bool, parse func(*caddyfile.Dispenser) error) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
 		if !unsaid {
-			return d.Errf("duplicate %s: the line of the key has it", d.Val())
+			return d.Errf("duplicate %s: the line above the block has it", d.Val())
 		}
 		return parse(d)
 	}

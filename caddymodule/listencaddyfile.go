@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
@@ -37,7 +38,7 @@ func (a *App) parseSMTP(d *caddyfile.Dispenser) error {
 		"tls":                     single(s.parseTLS),
 		"tenant":                  single(text(&s.Tenant)),
 		"sni":                     many(pair(&s.SNI)),
-		"user":                    many(named(&s.Users, parseSMTPUser)),
+		"user":                    many(s.parseUser),
 		"network":                 many(s.parseNetwork),
 		"plaintext_auth":          single(list(&s.PlaintextAuth)),
 		"max_size":                single(size(&s.MaxSize)),
@@ -68,17 +69,39 @@ func (s *SMTP) parseTLS(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func parseSMTPUser(d *caddyfile.Dispenser, u *SMTPUser) error {
+// parseUser takes a user's password and tenant in its line or in its block.
+func (s *SMTP) parseUser(d *caddyfile.Dispenser) error {
+	const usage = "wrong arguments: want user <name> <password> <tenant>, or a block that says more"
+	line := d.RemainingArgs()
+	if len(line) == 0 || len(line) > 3 {
+		return d.Err(usage)
+	}
+	name := line[0]
+	if _, taken := s.Users[name]; taken {
+		return d.Errf("duplicate user '%s'", name)
+	}
+	u := new(SMTPUser)
+	for i, to := range []*string{&u.Password, &u.Tenant}[:len(line)-1] {
+		*to = line[i+1]
+	}
+	if s.Users == nil {
+		s.Users = make(map[string]*SMTPUser)
+	}
+	s.Users[name] = u
 	w := u.words()
-	w["password"] = single(text(&u.Password))
+	w["password"] = single(unsaid(u.Password == "", text(&u.Password)))
 	w["networks"] = single(list(&u.Networks))
 	return parseBlock(d, w)
 }
 
+// parseNetwork takes networks, and before them a tenant, if there is one.
 func (s *SMTP) parseNetwork(d *caddyfile.Dispenser) error {
 	n := new(SMTPNetwork)
 	if err := list(&n.Ranges)(d); err != nil {
 		return err
+	}
+	if first := n.Ranges[0]; !strings.ContainsAny(first, "/:{") && strings.Trim(first, "0123456789.") != "" {
+		n.Tenant, n.Ranges = first, n.Ranges[1:]
 	}
 	s.Networks = append(s.Networks, n)
 	return parseBlock(d, n.words())
@@ -86,7 +109,7 @@ func (s *SMTP) parseNetwork(d *caddyfile.Dispenser) error {
 
 func (s *SMTPSender) words() words {
 	return words{
-		"tenant":       single(text(&s.Tenant)),
+		"tenant":       single(unsaid(s.Tenant == "", text(&s.Tenant))),
 		"from":         single(text(&s.From)),
 		"rewrite_from": single(text(&s.RewriteFrom)),
 	}
