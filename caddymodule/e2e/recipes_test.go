@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // recipe is the next block of code behind a text in docs/listener.md, with the
@@ -154,14 +155,14 @@ func TestRecipes(t *testing.T) {
 			t.Cleanup(a.stop)
 			a.start(t)
 			alert := `[{"labels": {"alertname": "DiskFull", "host": "db1"}, "annotations": {"summary": "No space is left."}}]`
-			answer, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/api/v2/alerts", port), "application/json", strings.NewReader(alert))
-			if err != nil {
-				t.Fatal(err)
-			}
-			answer.Body.Close()
-			if answer.StatusCode != http.StatusOK {
-				t.Fatalf("the alert: %s", answer.Status)
-			}
+			eventually(t, time.Minute, "Alertmanager takes the alert", func() bool { // it listens before it does
+				answer, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/api/v2/alerts", port), "application/json", strings.NewReader(alert))
+				if err != nil {
+					return false
+				}
+				answer.Body.Close()
+				return answer.StatusCode == http.StatusOK
+			})
 			check(t, "alertmanager@example.net", "alerts@example.com", "DiskFull", "No space is left.")
 		})
 		t.Run("WordPress", func(t *testing.T) {
