@@ -70,6 +70,10 @@ func (e *Engine) openFile(o bbolt.Options) (db *bbolt.DB, f *os.File, err error)
 	return db, f, err
 }
 
+// maxInspect is up to which size a database is inspected though it was closed in order:
+// with a million messages it takes 9 s.
+const maxInspect = 256 << 20
+
 // inspect looks at all pages of a database before it is opened to be used: from a
 // goroutine of its own bbolt may panic on them.
 func (e *Engine) inspect() error {
@@ -85,6 +89,9 @@ func (e *Engine) inspect() error {
 			}
 			if info.Size() < tx.Size() {
 				return &damageError{fmt.Sprintf("it has %d octets of %d", info.Size(), tx.Size())}
+			}
+			if meta := tx.Bucket(bucketMeta); info.Size() > maxInspect && meta != nil && meta.Get(keyJournal) == nil {
+				return nil // it was closed in order
 			}
 			return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error { return inspect(b) })
 		})
