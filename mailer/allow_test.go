@@ -22,13 +22,16 @@ func TestAllow(t *testing.T) {
 		return nil
 	}
 	for name, change := range map[string]func(s *Server, addr string){
-		"address":       func(s *Server, _ string) { s.Host = "127.0.0.1" },
-		"name":          func(s *Server, _ string) { s.Host = "localhost" },
-		"mapped":        func(s *Server, _ string) { s.Host = "::ffff:127.0.0.1" },
-		"plaintext":     func(s *Server, _ string) { s.Security = Plaintext },
-		"HTTP proxy":    func(s *Server, addr string) { s.Host, s.Proxy = "smtp.example.net", mustProxy(t, "http://"+addr) },
-		"SOCKS5 proxy":  func(s *Server, addr string) { s.Host, s.Proxy = "smtp.example.net", mustProxy(t, "socks5://"+addr) },
-		"proxy by name": func(s *Server, addr string) { _, port, _ := net.SplitHostPort(addr); s.Proxy = mustProxy(t, "http://localhost:"+port) },
+		"address":      func(s *Server, _ string) { s.Host = "127.0.0.1" },
+		"name":         func(s *Server, _ string) { s.Host = "localhost" },
+		"mapped":       func(s *Server, _ string) { s.Host = "::ffff:127.0.0.1" },
+		"plaintext":    func(s *Server, _ string) { s.Security = Plaintext },
+		"HTTP proxy":   func(s *Server, addr string) { s.Host, s.Proxy = "smtp.example.net", mustProxy(t, "http://"+addr) },
+		"SOCKS5 proxy": func(s *Server, addr string) { s.Host, s.Proxy = "smtp.example.net", mustProxy(t, "socks5://"+addr) },
+		"proxy by name": func(s *Server, addr string) {
+			_, port, _ := net.SplitHostPort(addr)
+			s.Proxy = mustProxy(t, "http://localhost:"+port)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
