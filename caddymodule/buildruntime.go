@@ -174,19 +174,15 @@ func (b *builder) takeProblem() string {
 // runtimeProvider checks what holds for providers that are made at run time only.
 func (b *builder) runtimeProvider(at string, s providerSettings, p *tokens.Provider) bool {
 	before := len(b.errs)
-	for _, u := range []struct{ word, url string }{
-		{"issuer", p.Issuer},
-		{"authorization_endpoint", p.AuthorizationEndpoint},
-		{"token_endpoint", p.TokenEndpoint},
-		{"revocation_endpoint", p.RevocationEndpoint},
-		{"device_authorization_endpoint", p.DeviceAuthorizationEndpoint},
-		{"admin_consent_endpoint", p.AdminConsentEndpoint},
-		{"proxy", s.Proxy},
-	} {
-		if err := allowURL(u.url); err != nil {
-			b.errorf("%s, %s: %w", at, u.word, err)
+	allow := func(word, url string) {
+		if err := allowURL(url); err != nil {
+			b.errorf("%s, %s: %w", at, word, err)
 		}
 	}
+	for word, url := range p.Endpoints() {
+		allow(word, url)
+	}
+	allow("proxy", s.Proxy)
 	for _, host := range p.Servers {
 		if err := allowHost(host); err != nil {
 			b.errorf("%s, servers: %w", at, err)

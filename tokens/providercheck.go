@@ -3,6 +3,7 @@ package tokens
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -38,23 +39,36 @@ func (p *Provider) checkEndpoints() error {
 	case !p.Grant.Unattended() && (p.AuthorizationEndpoint == "" || p.TokenEndpoint == ""):
 		return errors.New("give a preset, an issuer, or authorization_endpoint and token_endpoint")
 	}
-	for _, u := range []struct{ word, value string }{
-		{"issuer", p.Issuer},
-		{"authorization_endpoint", p.AuthorizationEndpoint},
-		{"token_endpoint", p.TokenEndpoint},
-		{"revocation_endpoint", p.RevocationEndpoint},
-		{"device_authorization_endpoint", p.DeviceAuthorizationEndpoint},
-		{"admin_consent_endpoint", p.AdminConsentEndpoint},
-		{"redirect_uri", p.RedirectURI},
-	} {
-		if u.value == "" {
-			continue
+	for word, value := range p.Endpoints() {
+		if err := checkEndpoint(value); err != nil {
+			return fmt.Errorf("%s: %w", word, err)
 		}
-		if err := checkEndpoint(u.value); err != nil {
-			return fmt.Errorf("%s: %w", u.word, err)
+	}
+	if p.RedirectURI != "" {
+		if err := checkEndpoint(p.RedirectURI); err != nil {
+			return fmt.Errorf("redirect_uri: %w", err)
 		}
 	}
 	return nil
+}
+
+// Endpoints yields the addresses at the authorization server that are set, by the words
+// of the configuration.
+func (p *Provider) Endpoints() iter.Seq2[string, string] {
+	return func(yield func(word, url string) bool) {
+		for _, u := range []struct{ word, url string }{
+			{"issuer", p.Issuer},
+			{"authorization_endpoint", p.AuthorizationEndpoint},
+			{"token_endpoint", p.TokenEndpoint},
+			{"revocation_endpoint", p.RevocationEndpoint},
+			{"device_authorization_endpoint", p.DeviceAuthorizationEndpoint},
+			{"admin_consent_endpoint", p.AdminConsentEndpoint},
+		} {
+			if u.url != "" && !yield(u.word, u.url) {
+				return
+			}
+		}
+	}
 }
 
 // checkGrant reports what the grant lacks to prove itself with.
