@@ -21,8 +21,11 @@ import (
 // testSealer seals for real, with a key that all tests share.
 type testSealer struct{ aead cipher.AEAD }
 
-var sealer = sync.OnceValue(func() testSealer {
-	block, err := aes.NewCipher([]byte("0123456789abcdef"))
+var sealer = sync.OnceValue(func() testSealer { return newSealer("0123456789abcdef") })
+
+// newSealer makes a sealer of a key of 16 octets.
+func newSealer(key string) testSealer {
+	block, err := aes.NewCipher([]byte(key))
 	if err != nil {
 		panic(err)
 	}
@@ -31,7 +34,7 @@ var sealer = sync.OnceValue(func() testSealer {
 		panic(err)
 	}
 	return testSealer{aead}
-})
+}
 
 func (s testSealer) Seal(name string, plain []byte) ([]byte, error) {
 	return s.aead.Seal(nil, nil, plain, []byte(name)), nil

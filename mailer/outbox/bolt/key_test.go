@@ -1,8 +1,6 @@
 package bolt
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"errors"
 	"io/fs"
 	"os"
@@ -15,19 +13,6 @@ import (
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
-
-func otherSealer(t *testing.T) testSealer {
-	t.Helper()
-	block, err := aes.NewCipher([]byte("fedcba9876543210"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return testSealer{aead}
-}
 
 // ringSealer seals with its first key and opens with all.
 type ringSealer []testSealer
@@ -115,7 +100,7 @@ func TestOpenOtherKey(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := snapshot(t, b.folder)
-			fresh := otherSealer(t)
+			fresh := newSealer("fedcba9876543210")
 			e, err := Open(b.folder, Options{Sealer: fresh})
 			if err == nil {
 				_ = e.Close()
@@ -173,7 +158,7 @@ func (s switchSealer) Open(name string, sealed []byte) (plain []byte, err error)
 // is needed as long as that is stored, and no longer.
 func TestChangeKey(t *testing.T) {
 	t.Parallel()
-	k1, k2, k3 := namedSealer{sealer(), "1"}, namedSealer{otherSealer(t), "2"}, namedSealer{thirdSealer(t), "3"}
+	k1, k2, k3 := namedSealer{sealer(), "1"}, namedSealer{newSealer("fedcba9876543210"), "2"}, namedSealer{newSealer("0011223344556677"), "3"}
 	ring := func(keys ...namedSealer) Options { return Options{Sealer: switchSealer{&keys}} }
 	for name, tt := range map[string]func(b *bench) (free func()){
 		"small": func(b *bench) func() {
@@ -235,17 +220,4 @@ func (b *bench) drop(id string) {
 	if err := b.e.Drop(b.Context(), id); err != nil {
 		b.Fatal(err)
 	}
-}
-
-func thirdSealer(t *testing.T) testSealer {
-	t.Helper()
-	block, err := aes.NewCipher([]byte("0011223344556677"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return testSealer{aead}
 }

@@ -83,12 +83,9 @@ func (e *Memory) List(_ context.Context, f outbox.Filter) (outbox.Page, error) {
 func (e *Memory) Change(_ context.Context, id string, f func(*outbox.Message) error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	m, err := e.findLocked(id)
+	m, err := e.restingLocked(id)
 	if err != nil {
 		return err
-	}
-	if m.State == outbox.StateSending {
-		return outbox.ErrSending
 	}
 	changed := clone(m)
 	if err := f(changed); err != nil {
@@ -103,15 +100,21 @@ func (e *Memory) Change(_ context.Context, id string, f func(*outbox.Message) er
 func (e *Memory) Drop(_ context.Context, id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	m, err := e.findLocked(id)
+	m, err := e.restingLocked(id)
 	if err != nil {
 		return err
 	}
-	if m.State == outbox.StateSending {
-		return outbox.ErrSending
-	}
 	e.dropLocked(m)
 	return nil
+}
+
+// restingLocked finds a message that is not being sent.
+func (e *Memory) restingLocked(id string) (*outbox.Message, error) {
+	m, err := e.findLocked(id)
+	if err == nil && m.State == outbox.StateSending {
+		err = outbox.ErrSending
+	}
+	return m, err
 }
 
 // SetLane changes the state of a lane.
