@@ -33,20 +33,25 @@ type postfix struct {
 	starttlsPort, implicitPort int
 }
 
-const postfixMain = `
+// postfixBase is what all of them have in main.cf, each in a folder of its own.
+const postfixBase = `
 compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data
 maillog_file = /dev/stdout
 mail_owner = postfix
 setgid_group = postdrop
-myhostname = mx.example.net
 mydestination =
-mynetworks =
 alias_maps =
 alias_database =
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
+biff = no
+`
+
+const postfixMain = postfixBase + `
+myhostname = mx.example.net
+mynetworks =
 default_transport = lmtp:inet:127.0.0.1:%[2]d
 lmtp_destination_recipient_limit = 200
 default_destination_concurrency_limit = 10
@@ -69,7 +74,6 @@ smtpd_recipient_restrictions = permit_sasl_authenticated, reject
 smtpd_timeout = %[6]s
 smtpd_forbid_bare_newline = reject
 header_checks = regexp:%[7]s
-biff = no
 `
 
 // strictly is a service that minds pipelining wherever Postfix can, at once, and

@@ -17,21 +17,9 @@ type smarthost struct {
 	config string
 }
 
-const smarthostMain = `
-compatibility_level = 3.6
-queue_directory = %[1]s/queue
-data_directory = %[1]s/data
-maillog_file = /dev/stdout
-mail_owner = postfix
-setgid_group = postdrop
+const smarthostMain = postfixBase + `
 myhostname = host.example.com
-mydestination =
-alias_maps =
-alias_database =
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
 smtp_dns_support_level = disabled
-biff = no
 `
 
 // smarthostWays is what a Postfix with several smart hosts has besides.
