@@ -42,6 +42,18 @@ func unreadableOutbox() error {
 	return p
 }
 
+// ownEmail opens the outbox for a call about one message of the caller.
+func (h *Handler) ownEmail(r *http.Request, c caller) (box *outbox.Outbox, m *outbox.Message, release func(), err error) {
+	if box, release, err = h.ownOutbox(); err != nil {
+		return nil, nil, nil, err
+	}
+	if m, err = c.own(r.Context(), box, c.id); err != nil {
+		release()
+		return nil, nil, nil, err
+	}
+	return box, m, release, nil
+}
+
 // own finds a message of the caller. Those of others are not there for it.
 func (c caller) own(ctx context.Context, box *outbox.Outbox, id string) (*outbox.Message, error) {
 	none := refuse(http.StatusNotFound, nameNotFound, "no_such_message",
@@ -167,15 +179,11 @@ func (h *Handler) listAttachments(w http.ResponseWriter, r *http.Request, c call
 }
 
 func (h *Handler) showEmail(w http.ResponseWriter, r *http.Request, c caller, view func(*outbox.Message) any) error {
-	box, release, err := h.ownOutbox()
+	_, m, release, err := h.ownEmail(r, c)
 	if err != nil {
 		return err
 	}
 	defer release()
-	m, err := c.own(r.Context(), box, c.id)
-	if err != nil {
-		return err
-	}
 	writeJSON(w, "application/json", http.StatusOK, view(m))
 	return nil
 }
@@ -224,15 +232,11 @@ func (h *Handler) moveEmail(w http.ResponseWriter, r *http.Request, c caller) er
 // changeEmail changes a message that waits to be sent. What may have been sent is left
 // to the operator.
 func (h *Handler) changeEmail(w http.ResponseWriter, r *http.Request, c caller, what string, do func(box *outbox.Outbox, id string) error) error {
-	box, release, err := h.ownOutbox()
+	box, m, release, err := h.ownEmail(r, c)
 	if err != nil {
 		return err
 	}
 	defer release()
-	m, err := c.own(r.Context(), box, c.id)
-	if err != nil {
-		return err
-	}
 	if m.State == outbox.StateHeld {
 		return wrongState("It may have been sent, and its operator must find out.")
 	}

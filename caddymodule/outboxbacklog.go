@@ -60,14 +60,9 @@ func (b *backlogs) look(stats outbox.Stats, now time.Time) (began, ended []backl
 
 // tellBacklogs tells when messages have waited for long, and when they no longer do.
 func (a *App) tellBacklogs(ctx context.Context) {
-	box, release, err := a.useOutbox()
+	stats, err := a.outboxStats(ctx)
 	if err != nil {
-		return // Start has told
-	}
-	defer release()
-	stats, err := box.Engine().Stats(ctx)
-	if err != nil {
-		return // it has told
+		return // Start or the engine has told
 	}
 	began, ended := a.box.backlogs.look(stats, time.Now())
 	for _, b := range began {

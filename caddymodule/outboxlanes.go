@@ -114,14 +114,9 @@ func rerouted(before, now *snapshot) map[string]bool {
 
 // warnForsaken tells of messages whose tenant is no longer configured.
 func (a *App) warnForsaken(ctx context.Context) {
-	box, release, err := a.useOutbox()
+	stats, err := a.outboxStats(ctx)
 	if err != nil {
-		return // Start has told
-	}
-	defer release()
-	stats, err := box.Engine().Stats(ctx)
-	if err != nil {
-		return
+		return // Start or the engine has told
 	}
 	s := a.registry.load()
 	for name, t := range stats.Tenants {

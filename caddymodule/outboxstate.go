@@ -84,6 +84,16 @@ func (a *App) useOutbox() (box *outbox.Outbox, release func(), err error) {
 	return box, release, nil
 }
 
+// outboxStats are the figures of that outbox.
+func (a *App) outboxStats(ctx context.Context) (outbox.Stats, error) {
+	box, release, err := a.useOutbox()
+	if err != nil {
+		return outbox.Stats{}, err
+	}
+	defer release()
+	return box.Engine().Stats(ctx)
+}
+
 // open opens the engine by the settings of a configuration, unless it is open.
 func (s *outboxState) open(by *App) (*outbox.Outbox, error) {
 	s.opening.Lock()
