@@ -106,9 +106,8 @@ var publicAuthorities = []string{
 	certmagic.GoogleTrustProductionCA, certmagic.GoogleTrustStagingCA,
 }
 
-// listenSMTP opens the sockets that are not open yet, and has the certificates made.
+// listenSMTP opens the sockets that are not open yet.
 func (a *App) listenSMTP() error {
-	names := make(map[string]struct{})
 	for _, e := range a.registry.load().smtp {
 		for _, address := range e.addresses {
 			s, err := a.holdings.smtpServer(address)
@@ -117,17 +116,9 @@ func (a *App) listenSMTP() error {
 			}
 			a.entries = append(a.entries, smtpEntry{s, e, a.smtpConfig(e, address, s)})
 		}
-		for _, name := range e.names {
-			if !a.tls.HasCertificateForSubject(name) {
-				names[name] = struct{}{}
-			}
-		}
 		a.warnSMTP(e)
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	return a.tls.Manage(names)
+	return nil
 }
 
 // smtpEntry is an address of this configuration, with its server.
@@ -137,11 +128,31 @@ type smtpEntry struct {
 	config   *listener.Config
 }
 
-// serveSMTP has new sessions begin with this configuration.
+// serveSMTP has new sessions begin with this configuration, and their certificates made.
 func (a *App) serveSMTP() {
+	if err := a.manageCertificates(); err != nil {
+		a.logger.Error("the certificates of the SMTP entrances cannot be managed; see the automation policies of Caddy's tls app", "error", err)
+	}
 	for _, e := range a.entries {
 		e.server.hold(a, e.entrance, e.config)
 	}
+}
+
+// manageCertificates has the tls app keep the certificates of the SMTP entrances. That
+// app must have started: it is written to without a lock until then.
+func (a *App) manageCertificates() error {
+	names := make(map[string]struct{})
+	for _, e := range a.registry.load().smtp {
+		for _, name := range e.names {
+			if !a.tls.HasCertificateForSubject(name) {
+				names[name] = struct{}{}
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return a.tls.Manage(names)
 }
 
 // warnSMTP tells what an operator should not do without knowing.
