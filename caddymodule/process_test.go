@@ -107,6 +107,11 @@ func configureCaddy(t *testing.T, app, site string) *caddyProcess {
 	}
 	config := strings.NewReplacer("DIR", dir, "APP", app, "SITE", site, "URL", p.URL, "ADMIN", p.admin).Replace(siteConfig)
 	writeFile(t, p.config, []byte(config))
+	t.Cleanup(func() {
+		if _, race, found := strings.Cut(p.output.String(), "WARNING: DATA RACE"); found {
+			t.Errorf("the race detector has found something in Caddy:\n%.6000s", race)
+		}
+	})
 	return p
 }
 
