@@ -23,6 +23,15 @@ type loadedShard struct {
 	entries    []*entry
 }
 
+// record is the shard as it is stored.
+func (l loadedShard) record() settingsShard {
+	s := settingsShard{Format: settingsFormat, Generation: l.generation, Entries: make([]entryRecord, len(l.entries))}
+	for i, e := range l.entries {
+		s.Entries[i] = e.record()
+	}
+	return s
+}
+
 // Destruct does nothing: there is memory only.
 func (*savedSettings) Destruct() error { return nil }
 

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -21,14 +20,11 @@ func (v *savedSettings) change(ctx context.Context, s *settingsStore, by string,
 	defer cancel()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if err := s.storage.Lock(ctx, settingsLock); err != nil {
-		return nil, fmt.Errorf("locking settings: %w", err)
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return nil, err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settingsTimeout)
-		defer cancel()
-		_ = s.storage.Unlock(ctx, settingsLock) // it expires by itself
-	}()
+	defer unlock()
 	v.known = false // whatever was seen: this look counts
 	if err := v.refreshLocked(ctx, s); err != nil {
 		return nil, err
@@ -37,6 +33,17 @@ func (v *savedSettings) change(ctx context.Context, s *settingsStore, by string,
 	if err != nil || len(edits) == 0 {
 		return v.all, err
 	}
+	if err := v.storeLocked(ctx, s, by, edits); err != nil {
+		v.known = false // some of it may be there
+		return nil, err
+	}
+	return v.all, nil
+}
+
+// storeLocked stores edits, shard by shard and then the head, whoever goes away meanwhile.
+func (v *savedSettings) storeLocked(ctx context.Context, s *settingsStore, by string, edits map[entryRef]*entry) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settingsTimeout)
+	defer cancel()
 	head := settingsHead{Format: settingsFormat, Generation: v.generation + 1, Shards: make(map[shardID]uint64, len(v.shards)+1)}
 	for id, shard := range v.shards {
 		head.Shards[id] = shard.generation
@@ -47,35 +54,29 @@ func (v *savedSettings) change(ctx context.Context, s *settingsStore, by string,
 	for ref := range edits {
 		touched[ref.shard()] = append(touched[ref.shard()], ref)
 	}
-	// From here on the change is brought to its end, whoever goes away.
-	ctx, cancelStore := context.WithTimeout(context.WithoutCancel(ctx), settingsTimeout)
-	defer cancelStore()
 	for id, refs := range touched {
-		entries := slices.DeleteFunc(slices.Clone(shards[id].entries), func(e *entry) bool { return slices.Contains(refs, e.entryRef) })
+		entries := slices.DeleteFunc(slices.Clone(shards[id].entries), func(e *entry) bool {
+			_, edited := edits[e.entryRef]
+			return edited
+		})
 		for _, ref := range refs {
 			if e := edits[ref]; e != nil {
 				e.revision, e.changed, e.by = head.Generation, now, by
 				entries = append(entries, e)
 			}
 		}
-		shard := settingsShard{Format: settingsFormat, Generation: head.Generation, Entries: make([]entryRecord, len(entries))}
-		for i, e := range entries {
-			shard.Entries[i] = e.record()
-		}
-		if err := s.save(ctx, id.key(), shard); err != nil {
-			v.known = false // some of it may be there
-			return nil, err
-		}
 		shards[id] = loadedShard{generation: head.Generation, entries: entries}
 		head.Shards[id] = head.Generation
+		if err := s.save(ctx, id.key(), shards[id].record()); err != nil {
+			return err
+		}
 	}
 	if err := s.save(ctx, headKey, head); err != nil {
-		v.known = false
-		return nil, err
+		return err
 	}
 	v.generation = head.Generation
 	v.setLocked(shards)
-	return v.all, nil
+	return nil
 }
 
 // editLocked finds out what is to be changed, by the shards as they are: one may be

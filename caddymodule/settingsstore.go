@@ -94,6 +94,18 @@ func (s *settingsStore) hasRecords(ctx context.Context) (bool, error) {
 	return err == nil, err
 }
 
+// lock keeps all others from changing anything until unlock is called.
+func (s *settingsStore) lock(ctx context.Context) (unlock func(), err error) {
+	if err := s.storage.Lock(ctx, settingsLock); err != nil {
+		return nil, fmt.Errorf("locking settings: %w", err)
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settingsTimeout)
+		defer cancel()
+		_ = s.storage.Unlock(ctx, settingsLock) // it expires by itself
+	}, nil
+}
+
 // readShards reads shards, some at a time.
 func (s *settingsStore) readShards(ctx context.Context, ids []shardID) ([]settingsShard, []error) {
 	read, errs := make([]settingsShard, len(ids)), make([]error, len(ids))
@@ -125,10 +137,11 @@ func (v *savedSettings) reseal(ctx context.Context, s *settingsStore) (map[token
 	if err := s.load(ctx, headKey, &head); err != nil || head.Generation == 0 {
 		return nil, err
 	}
-	if err := s.storage.Lock(ctx, settingsLock); err != nil {
-		return nil, fmt.Errorf("locking settings: %w", err)
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return nil, err
 	}
-	defer func() { _ = s.storage.Unlock(context.WithoutCancel(ctx), settingsLock) }() // it expires by itself
+	defer unlock()
 	keys := []string{headKey}
 	for id := range head.Shards {
 		keys = append(keys, id.key())
