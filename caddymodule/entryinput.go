@@ -5,11 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 )
 
 // readEntry reads settings that the administration was given. Secrets that are left out
@@ -58,17 +56,26 @@ func refusePlaceholders(raw []byte) error {
 	}
 }
 
-// members splits settings into their members; secrets are to be taken out.
-func members(raw json.RawMessage, public map[string]json.RawMessage) error {
+// readInput reads settings, and those that there were before. Public gets the members of
+// settings; secrets are to be taken out.
+func readInput[T any](raw json.RawMessage, old *entry, public map[string]json.RawMessage) (in, before T, err error) {
+	if err := decodeStruct(raw, "", &in); err != nil {
+		return in, before, err
+	}
+	if old != nil {
+		if err := json.Unmarshal(old.settings, &before); err != nil {
+			return in, before, err
+		}
+	}
 	if err := json.Unmarshal(raw, &public); err != nil {
-		return badJSON("", "must be an object")
+		return in, before, badJSON("", "must be an object")
 	}
 	for name, value := range public {
 		if string(value) == "null" {
 			delete(public, name)
 		}
 	}
-	return nil
+	return in, before, nil
 }
 
 // put sets a member; an empty list or text removes it.
@@ -97,59 +104,6 @@ func refuseFile(field, value, instead string) error {
 	return invalid(field, "unsupported", "files of the server are named by the configuration file alone; %s", instead)
 }
 
-func (e *entry) readProvider(raw json.RawMessage, old *entry, public map[string]json.RawMessage) error {
-	var in, before providerInput
-	if err := decodeStruct(raw, "", &in); err != nil {
-		return err
-	}
-	if old != nil {
-		if err := json.Unmarshal(old.settings, &before); err != nil {
-			return err
-		}
-	}
-	if err := refuseFile("ca_file", in.CAFile, "give the certificates themselves in `ca`"); err != nil {
-		return err
-	}
-	if err := refuseFile("service_account", in.ServiceAccount, "give what is in the file in `service_account_key`"); err != nil {
-		return err
-	}
-	if err := members(raw, public); err != nil {
-		return err
-	}
-	same := old != nil && in.target() == before.target()
-	if err := e.readProxy(in.Proxy, before.Proxy, old, same, public); err != nil {
-		return err
-	}
-	if in.Credentials == nil {
-		in.Credentials = before.Credentials
-	}
-	for i := range in.Credentials {
-		if err := e.readCredential(fmt.Sprintf("credentials[%d]", i), &in.Credentials[i], old, same); err != nil {
-			return err
-		}
-	}
-	if err := put(public, "credentials", in.Credentials); err != nil {
-		return err
-	}
-	delete(public, placeServiceAccount)
-	key := in.ServiceAccountKey
-	if was := old.secretOf(placeServiceAccount); key == "" && was != "" && in.Grant == before.Grant {
-		if !same {
-			return again(placeServiceAccount, "the provider's endpoints have changed")
-		}
-		key = was
-	}
-	e.keep(placeServiceAccount, key)
-	return nil
-}
-
-// target is where a provider's credentials go, and on whose behalf.
-func (in *providerInput) target() string {
-	d := digest("target", in.Preset, in.Directory, in.Grant, in.Issuer, in.AuthorizationEndpoint, in.TokenEndpoint, in.RevocationEndpoint,
-		in.DeviceAuthorizationEndpoint, in.ClientID, withoutPassword(in.Proxy), in.CA)
-	return hex.EncodeToString(d[:])
-}
-
 // secretOf returns an old secret; empty where there is no entry, or none.
 func (e *entry) secretOf(place string) string {
 	if e == nil {
@@ -164,49 +118,17 @@ func (e *entry) keep(place, secret string) {
 	}
 }
 
-// readCredential takes the secret out of a credential, and leaves what may be shown.
-func (e *entry) readCredential(at string, c *credentialInput, old *entry, same bool) error {
-	secret := c.Secret
-	switch {
-	case c.Secret != "" && c.Certificate != "":
-		return invalid(at, "unsupported", "is a secret or a certificate, not both")
-	case c.Secret != "":
-		c.Kind = "client_secret"
-	case c.Certificate != "":
-		c.Kind, secret = "client_certificate", c.Certificate
-	default:
-		if secret = old.secretOf(placeCredential + c.ID); c.ID == "" || secret == "" {
-			return missing(at + ".secret")
-		}
+// keepOr keeps a secret that was given; else the old one, where it is still wanted. It must
+// go to the same place then, and why says why it would not.
+func (e *entry) keepOr(old *entry, place, given string, wanted, same bool, why string) error {
+	if was := old.secretOf(place); given == "" && wanted && was != "" {
 		if !same {
-			return again(at+".secret", "the provider's endpoints or client have changed")
+			return again(place, why)
 		}
-		_, c.Kind = e.credentialKind(old, c.ID)
+		given = was
 	}
-	if c.Expires != "" {
-		if _, err := time.Parse(time.DateOnly, c.Expires); err != nil || c.Kind != "client_secret" {
-			return invalid(at+".expires", "unsupported", "must be a date such as 2027-06-30, of a secret")
-		}
-	}
-	if c.Secret != "" || c.Certificate != "" || c.ID == "" {
-		c.ID = rand.Text()[:8]
-	}
-	c.Secret, c.Certificate = "", ""
-	e.keep(placeCredential+c.ID, secret)
+	e.keep(place, given)
 	return nil
-}
-
-// credentialKind is the kind of an old credential.
-func (*entry) credentialKind(old *entry, id string) (found bool, kind string) {
-	var before providerInput
-	if json.Unmarshal(old.settings, &before) == nil {
-		for _, c := range before.Credentials {
-			if c.ID == id {
-				return true, c.Kind
-			}
-		}
-	}
-	return false, "client_secret"
 }
 
 // readProxy takes the password out of a proxy's URL.
@@ -222,13 +144,9 @@ func (e *entry) readProxy(proxy, before string, old *entry, same bool, public ma
 	if u.User != nil {
 		password, given = u.User.Password()
 	}
-	if was := old.secretOf(placeProxy); !given && was != "" && u.User != nil {
-		if proxy != before || !same {
-			return again(placeProxy, "the proxy has changed")
-		}
-		password = was
+	if err := e.keepOr(old, placeProxy, password, u.User != nil && !given, same && proxy == before, "the proxy has changed"); err != nil {
+		return err
 	}
-	e.keep(placeProxy, password)
 	return put(public, placeProxy, withoutPassword(proxy))
 }
 
@@ -243,33 +161,20 @@ func withoutPassword(proxy string) string {
 }
 
 func (e *entry) readTenant(raw json.RawMessage, old *entry, public map[string]json.RawMessage) error {
-	var in, before tenantInput
-	if err := decodeStruct(raw, "", &in); err != nil {
+	in, before, err := readInput[tenantInput](raw, old, public)
+	if err != nil {
 		return err
-	}
-	if old != nil {
-		if err := json.Unmarshal(old.settings, &before); err != nil {
-			return err
-		}
 	}
 	if err := refuseFile("ca_file", in.CAFile, "give the certificates themselves in `ca`"); err != nil {
-		return err
-	}
-	if err := members(raw, public); err != nil {
 		return err
 	}
 	same := old != nil && in.target() == before.target()
 	if err := e.readProxy(in.Proxy, before.Proxy, old, same, public); err != nil {
 		return err
 	}
-	password := in.Auth.Password
-	if was := old.secretOf(placePassword); password == "" && was != "" && in.Auth.Method == "password" {
-		if !same {
-			return again(placePassword, "the server, its user or the way to it has changed")
-		}
-		password = was
+	if err := e.keepOr(old, placePassword, in.Auth.Password, in.Auth.Method == "password", same, "the server, its user or the way to it has changed"); err != nil {
+		return err
 	}
-	e.keep(placePassword, password)
 	in.Auth.Password = ""
 	return put(public, "auth", in.Auth)
 }
@@ -281,11 +186,8 @@ func (in *tenantInput) target() string {
 }
 
 func (e *entry) readKey(raw json.RawMessage, old *entry, public map[string]json.RawMessage) (made string, err error) {
-	var in Key
-	if err := decodeStruct(raw, "", &in); err != nil {
-		return "", err
-	}
-	if err := members(raw, public); err != nil {
+	in, _, err := readInput[Key](raw, nil, public)
+	if err != nil {
 		return "", err
 	}
 	delete(public, "key")
