@@ -10,35 +10,17 @@ import (
 )
 
 var (
-	smtpSessionsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_sessions_total",
-		Help: "SMTP sessions that were let in, by their TLS version and by what ended them.",
-	}, []string{"tls", "end"})
-	smtpMessagesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_messages_total",
-		Help: "Messages that came by SMTP, by what their clients were told.",
-	}, []string{"result"})
+	smtpSessionsTotal = counters("smtp_sessions_total", "SMTP sessions that were let in, by their TLS version and by what ended them.", "tls", "end")
+	smtpMessagesTotal = counters("smtp_messages_total", "Messages that came by SMTP, by what their clients were told.", "result")
 	// The callers are users and networks of the configuration, so that there are few.
-	smtpCallerMessagesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_caller_messages_total",
-		Help: "Messages that were accepted by SMTP, by the user or network that brought them, and how.",
-	}, []string{"caller", "tls", "mechanism"})
-	smtpCallerLastSeen = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_caller_last_seen_timestamp_seconds",
+	smtpCallerMessagesTotal = counters("smtp_caller_messages_total", "Messages that were accepted by SMTP, by the user or network that brought them, and how.", "caller", "tls", "mechanism")
+	smtpCallerLastSeen      = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "smtp_caller_last_seen_timestamp_seconds",
 		Help: "When a user or network last brought a message by SMTP, or ended a session.",
 	}, []string{"caller"})
-	smtpRefusalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_refusals_total",
-		Help: "SMTP commands that were refused, wrong passwords excepted.",
-	}, []string{"command"})
-	smtpWrongPasswordsTotal = prometheus.NewCounter(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_wrong_passwords_total",
-		Help: "Wrong user names and passwords.",
-	})
-	smtpTurnedAwayTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "smtp_turned_away_total",
-		Help: "SMTP connections that were not let in, by the reason.",
-	}, []string{"reason"})
+	smtpRefusalsTotal       = counters("smtp_refusals_total", "SMTP commands that were refused, wrong passwords excepted.", "command")
+	smtpWrongPasswordsTotal = counter("smtp_wrong_passwords_total", "Wrong user names and passwords.")
+	smtpTurnedAwayTotal     = counters("smtp_turned_away_total", "SMTP connections that were not let in, by the reason.", "reason")
 )
 
 // smtpMetrics are those of the SMTP entrances.

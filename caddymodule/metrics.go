@@ -11,47 +11,42 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
+// The names of metrics begin with caddy_oauth_mail_.
+const (
+	metricsNamespace = "caddy"
+	metricsSubsystem = "oauth_mail"
+)
+
+// counter makes a counter.
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help})
+}
+
+// counters makes a counter for each combination of labels.
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help}, labels)
+}
+
 // The metrics outlive configurations, each of which has a registry of its own.
 // Their labels come from configurations, and so are few: a tenant that is not
 // configured is anyOther.
 var (
-	messagesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "messages_total",
-		Help: "Messages, by what became of them.",
-	}, []string{"tenant", "result"})
-	attemptsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "attempts_total",
-		Help: "Tries to send a message, by their results.",
-	}, []string{"tenant", "result"})
-	recipientsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "recipients_total",
-		Help: "Recipients of messages that were sent, by what the mail server said to them.",
-	}, []string{"tenant", "result"})
-	failuresTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "failures_total",
-		Help: "Tries that failed, by the stage in which they did and by what is off.",
-	}, []string{"tenant", "stage", "diagnosis"})
+	messagesTotal   = counters("messages_total", "Messages, by what became of them.", "tenant", "result")
+	attemptsTotal   = counters("attempts_total", "Tries to send a message, by their results.", "tenant", "result")
+	recipientsTotal = counters("recipients_total", "Recipients of messages that were sent, by what the mail server said to them.", "tenant", "result")
+	failuresTotal   = counters("failures_total", "Tries that failed, by the stage in which they did and by what is off.", "tenant", "stage", "diagnosis")
 	// Tenants may be many, and a histogram is a dozen series: these have no tenants.
 	messageSize = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "message_size_bytes",
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "message_size_bytes",
 		Help: "Size of the messages that were accepted.", Buckets: prometheus.ExponentialBuckets(4<<10, 4, 8),
 	})
 	sendDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "send_duration_seconds",
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "send_duration_seconds",
 		Help: "How long tries took, by their results.", Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 	}, []string{"result"})
-	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "http_requests_total",
-		Help: "Requests to the plugin, by endpoint and by the status of the answer.",
-	}, []string{"endpoint", "code"})
-	replaysTotal = prometheus.NewCounter(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "idempotent_replays_total",
-		Help: "Requests that were answered as the one before with their Idempotency-Key.",
-	})
-	eventsDropped = prometheus.NewCounter(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "events_dropped_total",
-		Help: "Events that were not emitted since their handlers were too slow.",
-	})
+	requestsTotal = counters("http_requests_total", "Requests to the plugin, by endpoint and by the status of the answer.", "endpoint", "code")
+	replaysTotal  = counter("idempotent_replays_total", "Requests that were answered as the one before with their Idempotency-Key.")
+	eventsDropped = counter("events_dropped_total", "Events that were not emitted since their handlers were too slow.")
 )
 
 // The results of messages and of tries.

@@ -10,12 +10,9 @@ import (
 )
 
 var (
-	refreshesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "token_refreshes_total",
-		Help: "Refreshes of tokens, by their results.",
-	}, []string{"provider", "result"})
+	refreshesTotal  = counters("token_refreshes_total", "Refreshes of tokens, by their results.", "provider", "result")
 	refreshDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Namespace: "caddy", Subsystem: "oauth_mail", Name: "token_refresh_duration_seconds",
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "token_refresh_duration_seconds",
 		Help: "How long refreshes of tokens took, failed ones included.", Buckets: []float64{.1, .25, .5, 1, 2.5, 5, 10, 30},
 	}, []string{"provider"})
 )
