@@ -7,65 +7,38 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
-func (e *emailReader) attachments() error {
-	if err := e.enter('['); err != nil {
-		return err
-	}
-	for n := 0; ; n++ {
-		more, err := e.item(n)
-		if err != nil || !more {
-			return err
-		}
-		if n == maxAttachments {
-			return e.tooMany(maxAttachments)
-		}
-		if err := e.attachment(); err != nil {
-			return err
-		}
-	}
-}
+func (e *emailReader) attachments() error { return e.list(maxAttachments, e.attachment) }
 
 var attachmentNames = names{"filename", "content", "content_type", "content_id", "inline_content_id", "content_disposition", "path"}
 
 func (e *emailReader) attachment() error {
 	where := e.place()
-	if err := e.enter('{'); err != nil {
-		return err
-	}
 	var a mailer.Attachment
 	var disposition, inlineID string
-	var m memberWalk
-	for {
-		i, _, more, err := e.next(&m, attachmentNames)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-		switch i {
-		case 0:
+	m := memberWalk{known: attachmentNames}
+	err := e.object(&m, func() (err error) {
+		switch m.name {
+		case "filename":
 			a.Filename, err = e.string()
-		case 1:
-			var f *mailer.File
-			f, err = e.content()
-			a.Source = f
-		case 2:
+		case "content":
+			a.Source, err = e.content()
+		case "content_type":
 			a.ContentType, err = e.string()
-		case 3:
+		case "content_id":
 			a.ContentID, err = e.string()
-		case 4:
+		case "inline_content_id":
 			inlineID, err = e.string()
-		case 5:
+		case "content_disposition":
 			disposition, err = e.string()
-		case 6:
+		case "path":
 			err = badAttachment(e.place(), "remote_attachment", "This server fetches no attachments from elsewhere. Send the file itself in `content`, in base64.")
 		default:
 			err = e.unknown()
 		}
-		if err != nil {
-			return err
-		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	if a.Source == nil {
 		return badAttachment(where, "missing_content", "The attachment has no `content`.")
@@ -227,36 +200,23 @@ var bufferNames = names{"type", "data"}
 
 // buffer reads {"type":"Buffer","data":[…]}.
 func (e *emailReader) buffer(f *mailer.File) error {
-	where := e.badContent()
-	if err := e.enter('{'); err != nil {
-		return err
-	}
-	var m memberWalk
-	for {
-		i, _, more, err := e.next(&m, bufferNames)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
+	bad := e.badContent()
+	m := memberWalk{known: bufferNames}
+	err := e.object(&m, func() error {
 		switch {
-		case i == 0:
-			var kind string
-			if kind, err = e.string(); err == nil && kind != "Buffer" {
-				err = where
+		case m.name == "type":
+			kind, err := e.string()
+			if err == nil && kind != "Buffer" {
+				err = bad
 			}
-		case i == 1 && e.peek() == '[':
-			err = e.octets(f)
-		default:
-			err = where
-		}
-		if err != nil {
 			return err
+		case m.name == "data" && e.peek() == '[':
+			return e.octets(f)
 		}
+		return bad
+	})
+	if err == nil && m.seen != 0b11 {
+		err = bad
 	}
-	if m.seen != 0b11 {
-		return where
-	}
-	return nil
+	return err
 }
