@@ -188,6 +188,11 @@ func (c *commandLine) do(method, path string, body any) (json.RawMessage, error)
 	if err != nil {
 		return nil, err
 	}
+	return wholeAnswer(resp)
+}
+
+// wholeAnswer reads an answer to its end.
+func wholeAnswer(resp *http.Response) (json.RawMessage, error) {
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -268,10 +273,5 @@ func (a *adminClient) send(ctx context.Context, path string, header http.Header,
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, fmt.Errorf("the answer broke off: %w", err)
-	}
-	return text, nil
+	return wholeAnswer(resp)
 }
