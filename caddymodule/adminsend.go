@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"time"
@@ -171,10 +170,11 @@ func serveOperatorSend(a admin, r *adminRequest) (int, any, error) {
 		return 0, nil, &adminError{kind: adminInvalid, err: errors.New("the header " + envelopeToHeader + " names no recipient")}
 	}
 	env.To = (&mailer.Message{To: env.To}).Envelope().To // each once
-	intake := mailer.Intake{MaxSize: maxBody, Spool: smtpSpool, DefaultFrom: t.from}
+	intake := mailer.Intake{MaxSize: a.app.memory.largest, Spool: smtpSpool, DefaultFrom: t.from}
 	id := mailer.NewID()
-	received, err := intake.Read(http.MaxBytesReader(nil, io.NopCloser(r.Body), maxBody+1), id)
+	received, err := intake.Read(r.Body, id)
 	if err != nil {
+		a.app.memory.discard(r.Request)
 		return 0, nil, &adminError{kind: adminInvalid, err: reason(err)}
 	}
 	defer received.Close()

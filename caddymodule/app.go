@@ -59,6 +59,15 @@ type App struct {
 	// address, `drop` nothing. Default: `domain`.
 	AuditRecipients string `json:"audit_recipients,omitempty"`
 
+	// The most octets that the body of a request to the send route may have, unpacked.
+	// At least 64 KiB. Default: 36 MiB.
+	MaxBody int64 `json:"max_body,omitempty"`
+
+	// The most octets that all such requests together may have whose messages are not in
+	// the outbox yet, or not sent, where there is none; further ones are told to come
+	// again. At least `max_body`. Default: 256 MiB, or `max_body` if that is more.
+	MaxInFlight int64 `json:"max_in_flight,omitempty"`
+
 	// Who is told when something is not as it should be, and when it is well again.
 	Alerts *Alerts `json:"alerts,omitempty"`
 
@@ -142,6 +151,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
+	memory, err := a.budget()
+	if err != nil {
+		return err
+	}
+	a.guard, a.memory = newGuard(), memory
 	if err := a.loadOutbox(ctx); err != nil {
 		return err
 	}
@@ -188,7 +202,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.followCore(ctx); err != nil {
 		return err
 	}
-	a.guard, a.memory = newGuard(), newBudget(maxBody, maxInFlight)
 	a.registry.current.Store(s)
 	return nil
 }

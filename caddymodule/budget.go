@@ -1,21 +1,24 @@
 package caddymodule
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sync/semaphore"
 )
 
 const (
-	// maxBody is the most octets that a request to the send route may have, unpacked,
-	// unless the configuration says otherwise.
-	maxBody = 36 << 20
-	// maxInFlight is the same of all requests together whose messages are not in the
-	// outbox yet. What is large lies in files.
-	maxInFlight = 256 << 20
+	// defaultMaxBody and defaultMaxInFlight are those of an App that says nothing of them.
+	defaultMaxBody     = 36 << 20
+	defaultMaxInFlight = 256 << 20
+	// minMaxBody is the least App.MaxBody: below it, its unit was forgotten.
+	minMaxBody = 64 << 10
 	// maxMemory is what the requests under way may take in memory.
 	maxMemory = 128 << 20
 	// leastShare is what a request takes of that at least. While it waits for what
@@ -27,16 +30,42 @@ const (
 
 // budget bounds what requests take at a time. It is safe for concurrent use.
 type budget struct {
-	largest int64 // body
-	bodies  *semaphore.Weighted
-	memory  *semaphore.Weighted
+	// largest is the most octets that a request may have, unpacked, and all the most of
+	// all together whose messages are not in the outbox yet. What is large lies in files.
+	largest, all int64
+	bodies       *semaphore.Weighted
+	memory       *semaphore.Weighted
 	// storing has the shares of messages that are on their way into the outbox, by the
 	// id of the message.
 	storing sync.Map
 }
 
 func newBudget(largest, all int64) *budget {
-	return &budget{largest: largest, bodies: semaphore.NewWeighted(all), memory: semaphore.NewWeighted(maxMemory)}
+	return &budget{largest: largest, all: all, bodies: semaphore.NewWeighted(all), memory: semaphore.NewWeighted(maxMemory)}
+}
+
+// budget is what the configuration allows requests. One that began before a reload
+// keeps to that of its own configuration.
+func (a *App) budget() (*budget, error) {
+	largest := cmp.Or(a.MaxBody, defaultMaxBody)
+	all := cmp.Or(a.MaxInFlight, max(defaultMaxInFlight, largest))
+	switch {
+	case largest < minMaxBody:
+		return nil, fmt.Errorf("max_body: %d octets are too few; it must be 64KiB or more, such as 36MiB", largest)
+	case all < largest:
+		return nil, fmt.Errorf("max_in_flight: %s are less than one request may have (max_body, %s); it must be that or more", octets(all), octets(largest))
+	}
+	return newBudget(largest, all), nil
+}
+
+// octets tells a size in a unit that it is a round number of.
+func octets(n int64) string {
+	size := uint64(n) //nolint:gosec // never negative
+	text := humanize.IBytes(size)
+	if again, err := humanize.ParseBytes(text); err != nil || again != size {
+		return fmt.Sprintf("%d octets", n)
+	}
+	return strings.Replace(text, ".0 ", " ", 1)
 }
 
 // share is what one request has of a budget. It belongs to the goroutine that serves
@@ -68,14 +97,15 @@ func (b *budget) acquire(r *http.Request) (*share, error) {
 	if !b.bodies.TryAcquire(size) {
 		b.memory.Release(leastShare)
 		b.discard(r)
-		return nil, errBusy()
+		return nil, busy("This server has " + octets(b.all) + " of requests under way, all that it takes at a time.")
 	}
 	return &share{of: b, body: size, memory: leastShare}, nil
 }
 
-func errBusy() error {
-	p := refuse(http.StatusServiceUnavailable, nameApplication, "busy",
-		"This server is busy with other requests. Nothing was sent; try again in a moment.")
+func errBusy() error { return busy("This server is busy with other requests.") }
+
+func busy(why string) error {
+	p := refuse(http.StatusServiceUnavailable, nameApplication, "busy", why+" Nothing was sent; try again in a moment.")
 	p.retryAfter = time.Second
 	return p
 }

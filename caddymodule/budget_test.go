@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -202,4 +204,101 @@ func allocated(f func()) uint64 {
 	f()
 	runtime.ReadMemStats(&after)
 	return after.TotalAlloc - before.TotalAlloc
+}
+
+// TestConfiguredLimits: what the configuration allows requests counts, and errors name
+// it. A request that began before a reload keeps to what was allowed when it began.
+func TestConfiguredLimits(t *testing.T) {
+	t.Parallel()
+	const before, after = "max_body 1MiB\nmax_in_flight 1536KiB\n", "max_body 64KiB\nmax_in_flight 100KB\n"
+	p := startCaddy(t, before+scripted(t, new(mailertest.Script)))
+	large := member2(`"content":"` + strings.Repeat("A", 1000<<10) + `"`)
+	refused := func(got answer, status int, text string) {
+		t.Helper()
+		if got.status != status || !strings.Contains(got.body, text) {
+			t.Errorf("status %d, want %d with %q: %.300s", got.status, status, text, got.body)
+		}
+	}
+	if got := p.post(large); got.status != 200 {
+		t.Errorf("within the limit: %d %s", got.status, got.body)
+	}
+	larger := strings.Replace(large, "AAAA", strings.Repeat("A", 24<<10), 1)
+	refused(p.post(larger), 413, "larger than the 1 MiB")
+	refused(p.post(zipped(t, larger), "Content-Encoding", "gzip"), 413, "larger than the 1 MiB")
+	refused(p.post(larger, "Content-Type", "message/rfc822"), 413, "larger than the 1 MiB")
+	if code, out := p.operatorSends("To: a@example.net\n\n" + strings.Repeat("x\n", 513<<10)); code != 422 || !strings.Contains(out, "over 1048576 octets") {
+		t.Errorf("an operator's message: %d %s", code, out)
+	}
+
+	first := p.begin(t, large)
+	refused(p.post(large), 503, "This server has 1.5 MiB of requests under way")
+	if got := p.post(large); got.header.Get("Retry-After") != "1" {
+		t.Errorf("Retry-After is %q", got.header.Get("Retry-After"))
+	}
+	p.mustReload(before, after)
+	refused(p.post(large), 413, "larger than the 64 KiB")
+	second := p.begin(t, member2(`"content":"`+strings.Repeat("A", 60<<10)+`"`))
+	refused(p.post(member2(`"content":"`+strings.Repeat("A", 50<<10)+`"`)), 503, "This server has 100000 octets of requests under way")
+	for _, r := range []*begun{first, second} {
+		if status, body := r.end(); status != 200 {
+			t.Errorf("a request that had begun: %d %s", status, body)
+		}
+	}
+	if got := p.post(mailBody); got.status != 200 {
+		t.Errorf("when all have ended: %d %s", got.status, got.body)
+	}
+}
+
+// begun is a request whose body the server waits for.
+type begun struct {
+	t    *testing.T
+	nc   net.Conn
+	r    *bufio.Reader
+	body string
+}
+
+// begin sends the header of a request, and returns when the server reads its body.
+func (p *caddyProcess) begin(t *testing.T, body string) *begun {
+	t.Helper()
+	nc, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
+	fmt.Fprintf(nc, "POST /emails HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+		strings.TrimPrefix(p.URL, "http://"), testKey, len(body))
+	b := &begun{t, nc, bufio.NewReader(nc), body}
+	resp, err := http.ReadResponse(b.r, nil)
+	if err != nil || resp.StatusCode != http.StatusContinue {
+		t.Fatalf("%v: the server does not want the body: %+v", err, resp)
+	}
+	return b
+}
+
+// end sends the body and returns the answer.
+func (b *begun) end() (status int, body string) {
+	b.t.Helper()
+	if _, err := io.WriteString(b.nc, b.body); err != nil {
+		b.t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(b.r, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return resp.StatusCode, string(data)
+}
+
+// operatorSends hands in a message as an operator does.
+func (p *caddyProcess) operatorSends(message string) (status int, body string) {
+	p.t.Helper()
+	got := p.do("POST", "/admin/tenants/default/send", map[string]string{
+		"Authorization": "Basic b3BzOm9wcy1wYXNzd29yZA==", "Content-Type": "message/rfc822", "Envelope-To": "a@example.net",
+	}, message)
+	return got.status, got.body
 }

@@ -44,6 +44,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		keep_sent      <duration>
 //		keep_failed    <duration>
 //		audit_recipients full|domain|hash|drop
+//		max_body       <size>
+//		max_in_flight  <size>
 //		alert {
 //			webhook <url> [<secret>]
 //			mail    <tenant> <address>...
@@ -159,6 +161,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"keep_sent":        single(unset(a.KeepSent == 0, duration(&a.KeepSent))),
 		"keep_failed":      single(unset(a.KeepFailed == 0, duration(&a.KeepFailed))),
 		"audit_recipients": single(unset(a.AuditRecipients == "", choice(&a.AuditRecipients, auditPolicies...))),
+		"max_body":         single(unset(a.MaxBody == 0, size(&a.MaxBody))),
+		"max_in_flight":    single(unset(a.MaxInFlight == 0, size(&a.MaxInFlight))),
 		"alert":            single(unset(a.Alerts == nil, a.parseAlerts)),
 		"provider":         many(named(&a.Providers, parseProvider)),
 		"tenant":           many(named(&a.Tenants, parseTenant)),

@@ -102,7 +102,7 @@ var grammarWords = []string{
 	"rotation", "strict", "margin", "refresh_rate", "proxy",
 	"server", "auth", "oauth", "password", "none", "xoauth2", "oauthbearer", "user", "from", "senders", "connections", "ca_file",
 	"rate", "recipients_per_day", "max_age", "max_idle", "max_messages", "warm", "recipients", "all", "failover", "deliver", "to",
-	"outbox", "off", "bbolt", "max_size", "keep_sent", "keep_failed", "lifetime", "on_unknown", "hold", "brake",
+	"outbox", "off", "bbolt", "max_size", "max_body", "max_in_flight", "keep_sent", "keep_failed", "lifetime", "on_unknown", "hold", "brake",
 	"smtp", "hostname", "tls", "starttls", "implicit", "automatic", "internal", "sni", "plaintext_auth", "rewrite_from", "networks", "network",
 	"max_recipients", "connections_per_address", "bare_lf", "mend", "refuse",
 	"unauthenticated", "tenants", "scopes", "read", "allowed_recipients", "domains", "expires",
@@ -113,7 +113,7 @@ func TestCaddyfileErrors(t *testing.T) {
 	t.Parallel()
 	app := func(lines string) string { return "{\n\toauth_mail {\n" + lines + "\n\t}\n}\n" }
 	tests := []struct{ name, config, want string }{
-		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of alert, audit_recipients, encryption_key, keep_failed, keep_sent, key, outbox, provider, redirect_base, refresh, smtp, tenant, at Caddyfile:3"},
+		{"unknown word", app("tennant a {\n}"), "unrecognized subdirective tennant: must be one of alert, audit_recipients, encryption_key, keep_failed, keep_sent, key, max_body, max_in_flight, outbox, provider, redirect_base, refresh, smtp, tenant, at Caddyfile:3"},
 		{"unknown word in a provider", app("provider a {\nclient a\n}"), "unrecognized subdirective client"},
 		{"unknown word in a tenant", app("tenant a {\nsmtp a\n}"), "at Caddyfile:4"},
 		{"argument missing", app("redirect_base"), "wrong argument count or unexpected line ending after 'redirect_base', at Caddyfile:3"},
@@ -143,6 +143,9 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"outbox in two folders", app("outbox bbolt /a /b"), "at Caddyfile:3"},
 		{"outbox twice", app("outbox off\noutbox bbolt"), "duplicate outbox, at Caddyfile:4"},
 		{"outbox of another size", app("outbox bbolt {\nmax_size much\n}"), "bad max_size value 'much': must be a size above zero, such as 2GiB, at Caddyfile:4"},
+		{"body of no size", app("max_body 0"), "bad max_body value '0': must be a size above zero, such as 2GiB, at Caddyfile:3"},
+		{"body twice", app("max_body 1MiB\nmax_body 2MiB"), "duplicate max_body, at Caddyfile:4"},
+		{"requests of no size", app("max_in_flight some"), "bad max_in_flight value 'some'"},
 		{"outbox of no size", app("outbox bbolt {\nmax_size 0\n}"), "bad max_size value '0'"},
 		{"keep_sent of nothing", app("keep_sent 0s"), "bad keep_sent value '0s'"},
 		{"keep_failed in words", app("keep_failed long"), "bad keep_failed value 'long'"},

@@ -166,6 +166,10 @@ func (c *commandLine) mailBody(m *mailer.Message) error {
 	return nil
 }
 
+// maxMail is the most octets of a mail that a command takes, since it has it in memory.
+// What the server takes, the server says.
+const maxMail = 256 << 20
+
 // readFile reads a file that goes into a mail; "-" is the standard input.
 func (c *commandLine) readFile(name string) ([]byte, error) {
 	source := c.in
@@ -177,9 +181,9 @@ func (c *commandLine) readFile(name string) ([]byte, error) {
 		defer f.Close()
 		source = f
 	}
-	content, err := io.ReadAll(io.LimitReader(source, maxBody+1))
-	if err == nil && len(content) > maxBody {
-		err = fmt.Errorf("%s is larger than a mail may be", name)
+	content, err := io.ReadAll(io.LimitReader(source, maxMail+1))
+	if err == nil && len(content) > maxMail {
+		err = fmt.Errorf("%s is too large: a command takes a mail of up to %s", name, octets(maxMail))
 	}
 	return content, err
 }

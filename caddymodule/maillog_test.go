@@ -201,7 +201,7 @@ func TestPatience(t *testing.T) {
 			_, refresh := b.idp.Issue(mailbox, "smtp.send offline_access")
 			b.call(benchAccount+"/import", fmt.Sprintf(`{"refresh_token":%q}`, refresh), http.StatusOK, new(map[string]any))
 			b.app.mailer = &mailer.Mailer{Lookup: b.app.registry.lookup, Hooks: b.app.hooks()}
-			b.app.memory = newBudget(maxBody, maxInFlight)
+			b.app.memory = newBudget(defaultMaxBody, defaultMaxInFlight)
 			var other sync.WaitGroup
 			defer other.Wait()
 			if tt.busy {

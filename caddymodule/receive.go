@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -143,7 +141,7 @@ func unreadable(err error) error {
 func errTooLarge(limit int64) error {
 	what := "than this server takes"
 	if limit > 0 {
-		what = "than the " + humanize.IBytes(uint64(limit)) + " that it may have with its attachments, unpacked"
+		what = "than the " + octets(limit) + " that it may have with its attachments, unpacked"
 	}
 	return refuse(http.StatusRequestEntityTooLarge, nameValidation, "too_large", "The request is larger "+what+".")
 }

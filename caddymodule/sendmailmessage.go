@@ -13,7 +13,7 @@ import (
 
 // readMail reads the mail up to its end: that of the input, or a line with a dot alone.
 func readMail(in io.Reader, wholeInput bool) ([]byte, error) {
-	in = io.LimitReader(in, maxBody+1)
+	in = io.LimitReader(in, maxMail+1)
 	var message []byte
 	if wholeInput {
 		var err error
@@ -37,8 +37,8 @@ func readMail(in io.Reader, wholeInput bool) ([]byte, error) {
 		}
 	}
 	switch {
-	case len(message) > maxBody:
-		return nil, errors.New("the mail is too large: it may have 36 MiB")
+	case len(message) > maxMail:
+		return nil, errors.New("the mail is too large: it may have " + octets(maxMail))
 	case len(bytes.TrimSpace(message)) == 0:
 		return nil, errors.New("there is no mail on the standard input")
 	}
