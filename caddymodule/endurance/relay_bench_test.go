@@ -24,7 +24,8 @@ import (
 
 // BenchmarkRelay takes messages by SMTP, stores them and hands them on, next to
 // Postfix, which does the same, to the same server: from the first one until the last
-// one has arrived. As root, with Postfix installed:
+// one has arrived. A relay that stores nothing, and the client at the server without any
+// between them, show what is left to gain. As root, with Postfix installed:
 //
 //	go test -tags endurance ./caddymodule/endurance -run '^$' -bench Relay -benchtime 1x
 func BenchmarkRelay(b *testing.B) {
@@ -37,6 +38,8 @@ func BenchmarkRelay(b *testing.B) {
 			caddy := New(b, Site(onBolt, tenant))
 			caddy.Start()
 			postfix := startPostfix(b, port)
+			server := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+			bare := startBareRelay(b, server)
 			text := letter(Sender, 0, content(0, kind.kib<<10))
 			turn := func(mails int, address, auth string) float64 {
 				b.Helper()
@@ -50,8 +53,9 @@ func BenchmarkRelay(b *testing.B) {
 			}
 			theirs := func(mails int) float64 { return turn(mails, postfix.address, "") }
 			ours(kind.mails / 10)
+			turn(kind.mails/10, bare, "")
 			theirs(kind.ofPostfix / 10)
-			var rate, rateOfPostfix, ratio []float64
+			var rate, rateOfPostfix, ratio, unstored, direct []float64
 			var memory, memoryOfPostfix int64
 			for b.Loop() {
 				for range turns {
@@ -60,12 +64,16 @@ func BenchmarkRelay(b *testing.B) {
 					c := ours(kind.mails)
 					memory = max(memory, proportional(b, caddy.Pid()))
 					rate, rateOfPostfix, ratio = append(rate, c), append(rateOfPostfix, p), append(ratio, c/p)
+					unstored = append(unstored, turn(kind.mails, bare, "")/p)
+					direct = append(direct, turn(kind.mails, server, "")/p)
 				}
 			}
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(contest.Median(rate), "mails/s")
 			b.ReportMetric(contest.Median(rateOfPostfix), "postfix_mails/s")
 			b.ReportMetric(contest.Median(ratio), "of_postfix")
+			b.ReportMetric(contest.Median(unstored), "unstored_of_postfix")
+			b.ReportMetric(contest.Median(direct), "direct_of_postfix")
 			b.ReportMetric(float64(memory>>20), "MB")
 			b.ReportMetric(float64(memoryOfPostfix>>20), "postfix_MB")
 		})
