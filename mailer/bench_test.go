@@ -39,9 +39,9 @@ func BenchmarkSubmit(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/c=%d", size.name, c), func(b *testing.B) {
 				contest.Compare(b, 9,
 					plain.Library(b, content, size.mails, c),
-					ours(b, plain, "ours", content, size.mails, c, c),
+					ours(b, plain.Server, "ours", content, size.mails, c, c),
 					plain.ByHand(b, "raw", content, size.mails, c, false),
-					ours(b, chunking, "ours-bdat", content, size.mails, c, c),
+					ours(b, chunking.Server, "ours-bdat", content, size.mails, c, c),
 					chunking.ByHand(b, "raw-bdat", content, size.mails, c, true),
 				)
 			})
@@ -65,7 +65,7 @@ func BenchmarkFar(b *testing.B) {
 }
 
 // ours sends by Mailer.Send over a warm pool.
-func ours(b *testing.B, s contest.Sink, name string, content Content, mails, connections, workers int) contest.Row {
+func ours(b *testing.B, s contest.Server, name string, content Content, mails, connections, workers int) contest.Row {
 	b.Helper()
 	tenant := &Tenant{
 		Name:    "lab",

@@ -145,7 +145,7 @@ func (s *acceptSite) clients(b *testing.B, n int, path string, header map[string
 	b.Helper()
 	list := make([]*wire, n)
 	for i := range list {
-		list[i] = dialWire(b, s.caddy, path, header, []byte(email(Sender, 0, content(0, 1<<10))), want)
+		list[i] = dialWire(b, s.caddy.URL+path, header, []byte(email(Sender, 0, content(0, 1<<10))), want)
 	}
 	return func(client int) error { return list[client].do() }
 }

@@ -29,15 +29,15 @@ func BenchmarkDeliver(b *testing.B) {
 			sink := contest.NewSink(b, kind.chunking)
 			contest.Compare(b, turns,
 				sink.Library(b, text, mails, workers),
-				delivering(b, sink, "direct", text, mails, workers, false),
-				delivering(b, sink, "outbox", text, mails, workers, true),
+				delivering(b, sink.Server, "direct", text, mails, workers, false),
+				delivering(b, sink.Server, "outbox", text, mails, workers, true),
 			)
 		})
 	}
 }
 
 // delivering sends by Mailer.Send, which waits until the message is sent.
-func delivering(b *testing.B, s contest.Sink, name string, text mailer.Content, mails, workers int, through bool) contest.Row {
+func delivering(b *testing.B, s contest.Server, name string, text mailer.Content, mails, workers int, through bool) contest.Row {
 	b.Helper()
 	senders, err := mailer.ParseSenders("*")
 	if err != nil {

@@ -9,7 +9,11 @@
 package endurance
 
 import (
+	"errors"
 	"flag"
+	"fmt"
+	"io"
+	"os"
 	"testing"
 
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
@@ -22,4 +26,13 @@ var (
 	reloads = flag.Int("reloads", 20, "how often Caddy reloads")
 )
 
-func TestMain(m *testing.M) { Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asSink) != "" {
+		if err := serveSink(os.Stdin, os.Stdout); !errors.Is(err, io.EOF) {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	Main(m)
+}

@@ -5,76 +5,212 @@ package endurance
 import (
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
+	"flag"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest/contest"
 )
 
+var profiles = flag.String("profiles", "", "a folder for processor profiles of Caddy under load, of BenchmarkRoute")
+
 // BenchmarkRoute sends by POST /emails without an outbox, next to go-smtp's client
-// with a connection for each worker and no HTTP:
+// with a connection for each worker and no HTTP, and to an HTTP server in Node with
+// nodemailer's pool: all over STARTTLS, signed in by XOAUTH2, to the same fast server
+// in another process, over connections that are there. As caddymodule/e2e/install.sh
+// has installed nodemailer:
 //
 //	go test -tags endurance ./caddymodule/endurance -run '^$' -bench Route -benchtime 1x
+//
+// Rows: route to a server that offers PIPELINING, as does nodemailer; route-bdat to
+// one that offers CHUNKING, too, as Gmail and Exchange do.
 func BenchmarkRoute(b *testing.B) {
-	text := strings.Repeat("0123456789 abcdefghijklmnopqrstuvwxyz 0123456789 abcdefghijkl\n", 16)
-	attachment := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("0123456789", 8<<10)))
 	for _, kind := range []struct {
-		name           string
-		workers, mails int
-		message        map[string]any
-		size           int
+		name                 string
+		mails, ofNode, alone int
+		message              map[string]any
+		size                 int
 	}{
-		{"1k c=16", 16, 3000, map[string]any{"to": "b@example.net", "subject": "benchmark", "text": text}, 1 << 10},
-		{"1k c=1", 1, 1500, map[string]any{"to": "b@example.net", "subject": "benchmark", "text": text}, 1 << 10},
-		{"100k c=16", 16, 1000, map[string]any{
-			"to": "b@example.net", "subject": "benchmark", "text": text, "html": strings.Repeat("<p>"+text[:60]+"</p>\n", 280),
-			"attachments": []any{map[string]any{"filename": "a.bin", "content": attachment}},
-		}, 139 << 10},
+		{"1KiB", 6000, 1000, 300, small, 1 << 10},
+		{"100KiB", 600, 200, 50, large100, 139 << 10},
 	} {
 		b.Run(kind.name, func(b *testing.B) {
-			sink := contest.NewSink(b, false)
-			body, err := json.Marshal(kind.message)
-			if err != nil {
-				b.Fatal(err)
-			}
-			ca := filepath.Join(b.TempDir(), "ca.pem")
-			if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: sink.TLS.Certificates[0].Certificate[1]}), 0o600); err != nil {
-				b.Fatal(err)
-			}
-			c := New(b, fmt.Sprintf(routeSite, sink.Port, ca, kind.workers))
-			c.Start()
-			wires := make([]*wire, kind.workers)
-			for i := range wires {
-				wires[i] = dialWire(b, c, "/emails", map[string]string{"Authorization": "Bearer " + routeKey}, body, 200)
-			}
-			contest.Compare(b, 9,
-				sink.Library(b, contest.NewContent(kind.size), kind.mails, kind.workers),
-				contest.Row{Name: "route", Mails: kind.mails, Workers: kind.workers, Send: func(w int) error { return wires[w].do() }})
+			b.Run("c=16", func(b *testing.B) {
+				s := newRouteSite(b, 16, kind.message, contest.NewContent(kind.size))
+				node := s.node(b, kind.ofNode)
+				rows := []contest.Row{s.library(b, kind.mails), s.route(b, "route", kind.mails, s.plain), s.route(b, "route-bdat", kind.mails, s.chunking), node}
+				ratios := contest.Compare(b, 9, rows...)
+				for _, i := range []int{1, 2} {
+					times := make([]float64, len(ratios[i]))
+					for turn := range times {
+						times[turn] = ratios[i][turn] / ratios[3][turn]
+					}
+					b.ReportMetric(contest.Median(times), rows[i].Name+"_of_"+node.Name)
+				}
+				s.profile(b, kind.name, rows[1])
+			})
+			b.Run("c=1", func(b *testing.B) {
+				s := newRouteSite(b, 1, kind.message, contest.NewContent(kind.size))
+				contest.Alone(b, 25, s.library(b, kind.alone), s.route(b, "route", kind.alone, s.plain), s.route(b, "route-bdat", kind.alone, s.chunking), s.node(b, kind.alone))
+			})
 		})
 	}
 }
 
-const routeKey = "key-of-the-route-benchmark"
+var (
+	plainText = strings.Repeat("0123456789 abcdefghijklmnopqrstuvwxyz 0123456789 abcdefghijkl\n", 16)
+	small     = map[string]any{"to": "b@example.net", "subject": "benchmark", "text": plainText}
+	// large100 has 1 KiB of text, 19 of HTML and 80 in an attachment.
+	large100 = map[string]any{
+		"to": "b@example.net", "subject": "benchmark", "text": plainText, "html": strings.Repeat("<p>"+plainText[:60]+"</p>\n", 280),
+		"attachments": []any{map[string]any{"filename": "a.bin", "content": base64.StdEncoding.EncodeToString([]byte(strings.Repeat("0123456789", 8<<10)))}},
+	}
+)
 
-const routeSite = `{
+// routeSite is a Caddy with a tenant for each of two servers.
+type routeSite struct {
+	plain, chunking *fastSink
+	caddy           *Caddy
+	workers         int
+	body            []byte
+	content         contest.Content
+}
+
+func newRouteSite(b *testing.B, workers int, message map[string]any, content contest.Content) *routeSite {
+	b.Helper()
+	body, err := json.Marshal(message)
+	if err != nil {
+		b.Fatal(err)
+	}
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"access_token":"secret-token","token_type":"Bearer","expires_in":3600}`)
+	}))
+	b.Cleanup(provider.Close)
+	s := &routeSite{plain: startSink(b, false), chunking: startSink(b, true), workers: workers, body: body, content: content}
+	var tenants strings.Builder
+	for _, sink := range []*fastSink{s.plain, s.chunking} {
+		fmt.Fprintf(&tenants, routeTenant, sink.Port, sink.ca, workers, routeKey(sink))
+	}
+	s.caddy = New(b, strings.NewReplacer("PROVIDER", provider.URL, "TENANTS", tenants.String()).Replace(routeConfig))
+	s.caddy.Start()
+	return s
+}
+
+func (s *routeSite) library(b *testing.B, mails int) contest.Row {
+	b.Helper()
+	return s.plain.row(b, s.plain.Library(b, s.content, mails, s.workers))
+}
+
+// route posts to Caddy, whose tenant sends to a sink.
+func (s *routeSite) route(b *testing.B, name string, mails int, sink *fastSink) contest.Row {
+	b.Helper()
+	send := s.posts(b, s.caddy.URL, map[string]string{"Authorization": "Bearer " + routeKey(sink)})
+	pid := s.caddy.Pid()
+	return sink.row(b, contest.Row{Name: name, Mails: mails, Workers: s.workers, Send: send, Spent: func() time.Duration { return processorTime(b, pid) }})
+}
+
+// node posts to Node, which sends to the sink without CHUNKING: nodemailer does not use it.
+func (s *routeSite) node(b *testing.B, mails int) contest.Row {
+	b.Helper()
+	settings, err := json.Marshal(map[string]any{"port": s.plain.Port, "ca": s.plain.ca, "connections": s.workers})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command("node", "route.mjs", string(settings))
+	cmd.Dir = filepath.Join("..", "e2e", "node")
+	if _, err := os.Stat(filepath.Join(cmd.Dir, "node_modules", "nodemailer")); err != nil {
+		b.Fatalf("nodemailer is missing; run caddymodule/e2e/install.sh: %v", err)
+	}
+	_, said := startChild(b, cmd)
+	url := "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(readFigure(b, said)))
+	send := s.posts(b, url, nil)
+	return s.plain.row(b, contest.Row{Name: "nodemailer", Mails: mails, Workers: s.workers, Send: send, Spent: func() time.Duration { return processorTime(b, cmd.Process.Pid) }})
+}
+
+// posts posts the message, each worker over a connection of its own.
+func (s *routeSite) posts(b *testing.B, url string, header map[string]string) func(int) error {
+	b.Helper()
+	wires := make([]*wire, s.workers)
+	for i := range wires {
+		wires[i] = dialWire(b, url+"/emails", header, s.body, 200)
+	}
+	return func(worker int) error { return wires[worker].do() }
+}
+
+// profile writes what Caddy does while a row works.
+func (s *routeSite) profile(b *testing.B, name string, r contest.Row) {
+	b.Helper()
+	if *profiles == "" {
+		return
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for w := range r.Workers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := r.Send(w); err != nil {
+					b.Errorf("%s: %v", r.Name, err)
+					return
+				}
+			}
+		})
+	}
+	for _, of := range []string{"profile?seconds=10", "allocs"} {
+		kind, _, _ := strings.Cut(of, "?")
+		if err := os.WriteFile(filepath.Join(*profiles, name+"."+kind), s.caddy.Get("/debug/pprof/"+of), 0o600); err != nil {
+			b.Error(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func routeKey(s *fastSink) string { return "key-of-the-route-benchmark-" + strconv.Itoa(s.Port) }
+
+const routeTenant = `
+		tenant t%[1]d {
+			server localhost:%[1]d
+			auth oauth stub xoauth2
+			user a@example.com
+			from a@example.com
+			ca_file %[2]s
+			connections %[3]d
+			max_messages 1000000
+		}
+		key k%[1]d %[4]s t%[1]d
+`
+
+const routeConfig = `{
 	admin ADMIN
 	persist_config off
 	storage file_system DIR/storage
 	oauth_mail {
 		outbox off
-		tenant default {
-			server localhost:%d
-			auth password u secret-password
-			from a@example.com
-			ca_file %s
-			connections %d
-			max_messages 1000000
+		provider stub {
+			grant client_credentials
+			client_id benchmark
+			client_secret secret-of-the-client
+			token_endpoint PROVIDER/token
+			scopes smtp
+			servers localhost
 		}
-		key web ` + routeKey + ` default
+TENANTS
 	}
 }
 URL {

@@ -23,18 +23,18 @@ type wire struct {
 	want    int
 }
 
-// dialWire connects to a Caddy, to send a request again and again whose answer has a
-// status.
-func dialWire(b testing.TB, c *Caddy, path string, header map[string]string, body []byte, want int) *wire {
+// dialWire connects to a server, to post to a URL again and again what is answered by
+// a status.
+func dialWire(b testing.TB, url string, header map[string]string, body []byte, want int) *wire {
 	b.Helper()
-	host := strings.TrimPrefix(c.URL, "http://")
+	host, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
 	nc, err := net.Dial("tcp", host)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { nc.Close() })
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", path, host, len(body))
+	fmt.Fprintf(&text, "POST /%s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", path, host, len(body))
 	for name, value := range header {
 		fmt.Fprintf(&text, "%s: %s\r\n", name, value)
 	}

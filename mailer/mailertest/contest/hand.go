@@ -12,7 +12,7 @@ import (
 
 // ByHand sends by the least code that can do it, to show what the sink and the
 // machine are capable of: in two flights, or in one by BDAT.
-func (s Sink) ByHand(b *testing.B, name string, content []byte, mails, workers int, chunk bool) Row {
+func (s Server) ByHand(b *testing.B, name string, content []byte, mails, workers int, chunk bool) Row {
 	b.Helper()
 	conns := make([]*handConn, workers)
 	for i := range conns {

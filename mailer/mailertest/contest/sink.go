@@ -10,12 +10,17 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
-// Sink is a mail server on loopback, and who trusts it.
-type Sink struct {
-	*mailertest.Sink
+// Server is where a mail server listens, and who trusts it.
+type Server struct {
 	Host  string
 	Port  int
 	Roots *x509.CertPool
+}
+
+// Sink is a mail server on loopback.
+type Sink struct {
+	*mailertest.Sink
+	Server
 }
 
 // NewSink starts a sink that offers PIPELINING and perhaps CHUNKING. It stops when
@@ -25,13 +30,13 @@ func NewSink(b *testing.B, chunking bool) Sink {
 	config, roots := mailertest.NewCertificate(b)
 	s := &mailertest.Sink{TLS: config, Pipelining: true, Chunking: chunking}
 	host, port := s.Listen(b)
-	return Sink{s, host, port, roots}
+	return Sink{s, Server{host, port, roots}}
 }
 
-func (s Sink) addr() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
+func (s Server) addr() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 
-// Away is the sink behind a proxy that takes its time.
-func (s Sink) Away(b *testing.B, delay time.Duration) Sink {
+// Away is the server behind a proxy that takes its time.
+func (s Server) Away(b *testing.B, delay time.Duration) Server {
 	b.Helper()
 	host, port, _ := net.SplitHostPort(mailertest.DelayProxy(b, s.addr(), delay))
 	s.Host = host
