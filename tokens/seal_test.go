@@ -2,6 +2,8 @@ package tokens
 
 import (
 	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"strings"
@@ -114,6 +116,21 @@ func TestGoldenRecord(t *testing.T) {
 	}
 	if plain, err := testRing(t, 1).Open("a", sealed); err != nil || string(plain) != "the plaintext" {
 		t.Errorf("opened %q, %v", plain, err)
+	}
+}
+
+// TestDerive compares with the standard library.
+func TestDerive(t *testing.T) {
+	t.Parallel()
+	for i := range byte(32) {
+		secret, salt := bytes.Repeat([]byte{i}, KeySize), bytes.Repeat([]byte{i ^ 0x55}, saltSize)
+		want, err := hkdf.Key(sha256.New, secret, salt, sealContext, KeySize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (masterKey{secret: secret}).derive(salt); !bytes.Equal(got[:], want) {
+			t.Errorf("derived %x, want %x", got, want)
+		}
 	}
 }
 
