@@ -25,6 +25,20 @@ type Content interface {
 	UTF8Header() bool
 }
 
+// Octets returns all of a content. Where it lies in memory in one piece these are its own
+// octets, which nobody may change.
+func Octets(c Content) ([]byte, error) {
+	if composed, ok := c.(*composed); ok && len(composed.segments) == 1 {
+		if l, ok := composed.segments[0].(literal); ok {
+			return l, nil
+		}
+	}
+	var b bytes.Buffer
+	b.Grow(int(c.Size()))
+	_, err := c.WriteTo(&b)
+	return b.Bytes(), err
+}
+
 // Source is data of known size that can be read again and again, such as an
 // attachment in memory or in a spool file. Open may be called concurrently.
 type Source interface {

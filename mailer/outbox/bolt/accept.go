@@ -61,7 +61,7 @@ func (e *Engine) duplicate(ctx context.Context, m *outbox.Message, look func(fun
 
 // accept stores a message and its content.
 func (e *Engine) accept(m *outbox.Message, c mailer.Content) error {
-	stored := m.Clone()
+	stored := *m // what it refers to is only read
 	switch {
 	case stored.State != "" && stored.State != outbox.StateSending:
 	case stored.Due.After(time.Now()):
@@ -75,7 +75,7 @@ func (e *Engine) accept(m *outbox.Message, c mailer.Content) error {
 	if stored.Due.IsZero() && !stored.State.Final() {
 		stored.Due = time.Now().UTC()
 	}
-	sealed, err := e.seal(stored)
+	sealed, err := e.seal(&stored)
 	if err != nil {
 		return err
 	}
@@ -83,10 +83,9 @@ func (e *Engine) accept(m *outbox.Message, c mailer.Content) error {
 	if err != nil {
 		return err
 	}
-	h := newHeader(stored, k.where, k.size)
-	f := &flight{id: stored.ID, tenant: stored.Tenant, message: stored, content: k.source}
-	o := &op{accept: true, id: stored.ID, size: len(sealed) + len(k.sealed)}
-	o.apply = func(b *batch) error { return b.accept(f, h, sealed, k) }
+	h := newHeader(&stored, k.where, k.size)
+	o := &op{accept: true, id: m.ID, size: len(sealed) + len(k.sealed)}
+	o.apply = func(b *batch) error { return b.accept(m, h, sealed, k) }
 	err = e.do(o)
 	if err != nil {
 		k.undo()
@@ -95,10 +94,11 @@ func (e *Engine) accept(m *outbox.Message, c mailer.Content) error {
 	return err
 }
 
-// accept adds a message to a transaction.
-func (b *batch) accept(f *flight, h header, sealed []byte, k *kept) error {
-	if b.messages.Get([]byte(f.id)) != nil {
-		return fmt.Errorf("there is a message %s in the outbox already", f.id)
+// accept adds a message to a transaction. Who brings it waits meanwhile.
+func (b *batch) accept(m *outbox.Message, h header, sealed []byte, k *kept) error {
+	id := []byte(m.ID)
+	if b.messages.Get(id) != nil {
+		return fmt.Errorf("there is a message %s in the outbox already", m.ID)
 	}
 	if h.knows() && b.index.Get(digestKey(h.digest)) != nil {
 		return errKnown
@@ -116,13 +116,12 @@ func (b *batch) accept(f *flight, h header, sealed []byte, k *kept) error {
 	if direct {
 		h.state, h.sweep = outbox.StateSending, time.Time{}
 	}
-	b.put(f.id, nil, &h, sealed)
+	b.put(m.ID, nil, &h, sealed)
 	if k.where == keptInline {
-		b.set(b.contents, []byte(f.id), k.sealed)
+		b.set(b.contents, id, k.sealed)
 	}
 	if direct {
-		f.due = h.due
-		b.launch(l, f)
+		b.launch(l, &flight{id: m.ID, tenant: m.Tenant, due: h.due, message: m.Clone(), content: k.source})
 		return nil
 	}
 	b.touch(l)

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"encoding/binary"
 	"slices"
 	"time"
 
@@ -14,12 +15,13 @@ type batch struct {
 
 	buckets
 
-	entry  []byte // of the journal
+	entry  []byte // of the journal; what is set lies there
 	dirty  bool
 	merge  bool  // somebody wants to read what is in the journal alone
 	err    error // why it cannot be committed
 	counts map[counter]int
 	files  int64
+	grown  int64 // octets in use, beside those when the transaction began
 	// scheduled are the octets of scheduled messages that came or went
 	scheduled int64
 	touched   []*lane
@@ -33,12 +35,21 @@ func (b *batch) after(f func()) { b.afterwards = append(b.afterwards, f) }
 
 func (b *batch) undo(f func()) { b.undoings = append(b.undoings, f) }
 
-// set stores a value, which is not changed any more.
-func (b *batch) set(to *bbolt.Bucket, k, v []byte) {
+// set stores a value that is made of parts. The transaction refers to the entry of the
+// journal until it ends, and to nothing else.
+func (b *batch) set(to *bbolt.Bucket, k []byte, parts ...[]byte) {
 	b.dirty = true
-	b.entry = appendCounted(appendCounted(append(b.entry, b.letter(to)), k), v)
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	b.entry = binary.AppendUvarint(appendCounted(append(b.entry, b.letter(to)), k), uint64(n))
+	begin := len(b.entry)
+	for _, p := range parts {
+		b.entry = append(b.entry, p...)
+	}
 	if b.err == nil {
-		b.err = to.Put(k, v)
+		b.err = to.Put(k, b.entry[begin:len(b.entry):len(b.entry)])
 	}
 }
 
@@ -53,7 +64,7 @@ func (b *batch) remove(from *bbolt.Bucket, k []byte) {
 // grow notes that more octets are in use than when the transaction began.
 func (b *batch) grow(n int64) {
 	b.e.used.Add(n)
-	b.undo(func() { b.e.used.Add(-n) })
+	b.grown += n
 }
 
 // transact makes one transaction of ops and of whatever is due.
@@ -63,6 +74,7 @@ func (e *Engine) transact(ops []*op, now time.Time) error {
 		for _, undo := range slices.Backward(b.undoings) {
 			undo()
 		}
+		e.used.Add(-b.grown)
 		if !isFull(err) {
 			e.doubt(ops, b.launched)
 		}

@@ -1,7 +1,6 @@
 package bolt
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -43,21 +42,25 @@ func (e *Engine) keep(id string, c mailer.Content) (*kept, error) {
 		k.source = fileSource{e, id, k.size}
 		return k, k.writeFile(c)
 	}
-	var b bytes.Buffer
-	b.Grow(int(k.size))
-	if err := copyContent(&b, c); err != nil {
+	octets, err := mailer.Octets(c)
+	if err = checkCopy(int64(len(octets)), err, c); err != nil {
 		return nil, err
 	}
-	sealed, err := e.options.Sealer.Seal(contentName(id), b.Bytes())
+	sealed, err := e.options.Sealer.Seal(contentName(id), octets)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the content of the message %s: %w", id, err)
 	}
-	k.sealed, k.source = sealed, mailer.Bytes(b.Bytes())
+	k.sealed, k.source = sealed, mailer.Bytes(octets)
 	return k, nil
 }
 
 func copyContent(w io.Writer, c mailer.Content) error {
 	n, err := c.WriteTo(w)
+	return checkCopy(n, err, c)
+}
+
+// checkCopy reports whether all of a content was read.
+func checkCopy(n int64, err error, c mailer.Content) error {
 	if err != nil {
 		return fmt.Errorf("reading the content of a message: %w", err)
 	}

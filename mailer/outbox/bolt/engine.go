@@ -78,6 +78,9 @@ type Engine struct {
 	astray   bool            // that file is not in the folder any more
 	checked  map[string]bool // ids of keys that are known to have been sealed with
 	needless [][]byte        // values of keys that nothing needs any more
+	// what is written of a message, and nothing that lasts
+	stale, fresh keys
+	head         []byte
 }
 
 var _ outbox.Engine = (*Engine)(nil)

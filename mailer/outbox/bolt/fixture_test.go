@@ -128,7 +128,7 @@ func check(t testing.TB, folder string) {
 			if err != nil {
 				return err
 			}
-			for _, k := range h.keys(string(id)) {
+			for _, k := range new(keys).of(&h, string(id)) {
 				want[string(k)] = true
 			}
 			counts[string(statePrefix(indexCount, h.state, h.tenant))]++

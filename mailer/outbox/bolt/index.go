@@ -41,12 +41,20 @@ func appendTenant(b []byte, tenant string) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(tenant))), tenant...)
 }
 
+func appendLane(b []byte, kind byte, tenant string) []byte {
+	return appendTenant(append(b, kind), tenant)
+}
+
+func appendState(b []byte, kind byte, s outbox.State, tenant string) []byte {
+	return appendTenant(append(b, kind, stateOctet(s)), tenant)
+}
+
 func lanePrefix(kind byte, tenant string) []byte {
-	return appendTenant(append(make([]byte, 0, 3+len(tenant)+timeSize+36), kind), tenant)
+	return appendLane(make([]byte, 0, 3+len(tenant)+timeSize+36), kind, tenant)
 }
 
 func statePrefix(kind byte, s outbox.State, tenant string) []byte {
-	return appendTenant(append(make([]byte, 0, 4+len(tenant)+36), kind, stateOctet(s)), tenant)
+	return appendState(make([]byte, 0, 4+len(tenant)+36), kind, s, tenant)
 }
 
 func forgetPrefix() []byte { return []byte{indexForget} }
@@ -61,23 +69,40 @@ func timed(rest []byte) (at time.Time, id string, ok bool) {
 	return parseTime(rest), string(rest[timeSize:]), true
 }
 
-// keys are the entries that a message has in the index, but for its digest.
-func (h *header) keys(id string) [][]byte {
-	keys := make([][]byte, 0, 4)
-	keys = append(keys, append(statePrefix(indexState, h.state, h.tenant), id...))
+// keys are entries of the index, in memory that is used for one message after the other.
+type keys struct {
+	list   [][]byte
+	octets []byte
+}
+
+// of returns the entries that a message has in the index, but for its digest. A nil header
+// has none.
+func (s *keys) of(h *header, id string) [][]byte {
+	s.list, s.octets = s.list[:0], s.octets[:0]
+	if h == nil {
+		return nil
+	}
+	s.add(appendState(s.octets, indexState, h.state, h.tenant), id)
 	if !h.state.Final() && h.state != outbox.StateScheduled {
-		keys = append(keys, append(appendTime(lanePrefix(indexOpen, h.tenant), h.accepted), id...))
+		s.add(appendTime(appendLane(s.octets, indexOpen, h.tenant), h.accepted), id)
 	}
 	if h.waits() {
-		keys = append(keys, append(appendTime(lanePrefix(indexDue, h.tenant), h.due), id...))
+		s.add(appendTime(appendLane(s.octets, indexDue, h.tenant), h.due), id)
 		if !h.sweep.IsZero() {
-			keys = append(keys, append(appendTime(lanePrefix(indexExpiry, h.tenant), h.sweep), id...))
+			s.add(appendTime(appendLane(s.octets, indexExpiry, h.tenant), h.sweep), id)
 		}
 	}
 	if h.state.Final() && !h.sweep.IsZero() {
-		keys = append(keys, append(appendTime(forgetPrefix(), h.sweep), id...))
+		s.add(appendTime(append(s.octets, indexForget), h.sweep), id)
 	}
-	return keys
+	return s.list
+}
+
+// add adds the entry whose prefix was appended to s.octets.
+func (s *keys) add(prefixed []byte, id string) {
+	begin := len(s.octets)
+	s.octets = append(prefixed, id...)
+	s.list = append(s.list, s.octets[begin:len(s.octets):len(s.octets)])
 }
 
 // knows reports whether the digest of the message is in the index.
@@ -97,13 +122,7 @@ func (h *header) octets() int64 { return 2*recordRoom + h.size }
 // put stores a record and everything that follows from it. Old is nil where there
 // is none yet.
 func (b *batch) put(id string, old, now *header, sealed []byte) {
-	var stale, fresh [][]byte
-	if old != nil {
-		stale = old.keys(id)
-	}
-	if now != nil {
-		fresh = now.keys(id)
-	}
+	stale, fresh := b.e.stale.of(old, id), b.e.fresh.of(now, id)
 	for _, k := range stale {
 		if !has(fresh, k) {
 			b.remove(b.index, k)
@@ -139,7 +158,8 @@ func (b *batch) put(id string, old, now *header, sealed []byte) {
 		return
 	}
 	b.count(now, 1)
-	b.set(b.messages, []byte(id), now.record(sealed))
+	b.e.head = now.append(b.e.head[:0])
+	b.set(b.messages, []byte(id), b.e.head, sealed)
 }
 
 func has(keys [][]byte, k []byte) bool {

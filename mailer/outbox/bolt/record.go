@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
@@ -95,9 +96,8 @@ func callerDigest(kind, name string) uint32 {
 	return f.Sum32()
 }
 
-// record puts a header in front of a sealed message.
-func (h *header) record(sealed []byte) []byte {
-	b := make([]byte, 0, fixedHeader+len(h.tenant)+len(h.digest)+3+len(sealed))
+// append writes the header of a record, behind which the sealed message comes.
+func (h *header) append(b []byte) []byte {
 	b = append(b, recordVersion, stateOctet(h.state), byte(h.kept))
 	b = binary.BigEndian.AppendUint32(b, h.caller)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.size))
@@ -105,8 +105,7 @@ func (h *header) record(sealed []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(len(h.tenant)))
 	b = append(b, h.tenant...)
 	b = append(b, byte(len(h.digest)))
-	b = append(b, h.digest...)
-	return append(b, sealed...)
+	return append(b, h.digest...)
 }
 
 // parse splits a record. The result refers to it.
@@ -166,11 +165,22 @@ func messageName(id string) string  { return "oauth_mail/outbox/message/" + id }
 func contentName(id string) string  { return "oauth_mail/outbox/content/" + id }
 func laneName(tenant string) string { return "oauth_mail/outbox/lane/" + tenant }
 
+// plaintexts are where messages are before they are sealed.
+var plaintexts = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxPlaintext is the largest that is used again.
+const maxPlaintext = 16 << 10
+
 // seal makes the sealed form of a message.
 func (e *Engine) seal(m *outbox.Message) ([]byte, error) {
-	plain, err := m.AppendJSON(make([]byte, 0, 1024))
+	room := plaintexts.Get().(*[]byte)
+	plain, err := m.AppendJSON((*room)[:0])
 	if err != nil {
 		return nil, fmt.Errorf("encoding the message %s: %w", m.ID, err)
+	}
+	if cap(plain) <= maxPlaintext {
+		*room = plain
+		defer plaintexts.Put(room)
 	}
 	sealed, err := e.options.Sealer.Seal(messageName(m.ID), plain)
 	if err != nil {
