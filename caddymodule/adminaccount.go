@@ -148,7 +148,7 @@ func (a admin) refresh(ctx context.Context, provider, user string) (accountView,
 	if err := source.Refresh(ctx); err != nil {
 		e, _ := errors.AsType[*tokens.Error](err)
 		if e != nil && e.Kind == tokens.KindNeedsPerson {
-			return accountView{}, &adminError{kind: adminConflict, err: fmt.Errorf("%w; a person must sign in first, by the link that POST /accounts/%s/%s/authorize answers", err, provider, user)}
+			return accountView{}, &adminError{kind: adminConflict, err: fmt.Errorf("%w; a person must sign in first, by the link that %s answers, or by `%s`", err, authorizeCall(source.Account()), signInCommand(source.Account()))}
 		}
 		return accountView{}, &adminError{kind: adminUpstream, err: err}
 	}

@@ -268,7 +268,12 @@ func (a *App) nameUnauthorized(account tokens.Account) {
 	accountStates.Store(account, tokens.StateUnauthorized)
 	a.logger.Warn("an account waits for a person to sign in; make the link with the administration's call",
 		"provider", account.Provider, "user", account.User,
-		"call", "POST /accounts/"+account.Provider+"/"+account.User+"/authorize")
+		"call", authorizeCall(account))
+}
+
+// authorizeCall is the call of the administration that begins a sign-in.
+func authorizeCall(account tokens.Account) string {
+	return "POST /accounts/" + account.Provider + "/" + account.User + "/authorize"
 }
 
 // sweepEvery is how often connections that were idle too long are closed.

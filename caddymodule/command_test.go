@@ -130,6 +130,42 @@ func TestCommandLine(t *testing.T) {
 	golden(t, "commandline.txt", b.String())
 }
 
+// TestCommandStatusOfRest: what waits for a server that cannot be reached is no trouble
+// yet, but nobody is told that all is well.
+func TestCommandStatusOfRest(t *testing.T) {
+	t.Parallel()
+	p := startCaddy(t, tenantAt(freeAddress(t)))
+	p.managementToken() // is there when the app has started
+	accepted(t, p.post(mailBody), 200, "queued")
+	var r ran
+	await(t, "the tenant rests", func() bool {
+		r = p.run("", "status")
+		return strings.Contains(r.out, "default waits, and tries again at ")
+	})
+	for _, want := range []string{"default  waits ", "connection refused", "To do (operator):"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("%q is not in %s", want, r.out)
+		}
+	}
+	if r.code != 0 || strings.Contains(r.out, "All is well") {
+		t.Errorf("exit code %d: %s", r.code, r.out)
+	}
+}
+
+func TestFailureWords(t *testing.T) {
+	t.Parallel()
+	for want, f := range map[string]messageFailureView{
+		"":                                      {},
+		"connection refused":                    {Cause: "connection refused"},
+		"the mail server said: 451 4.3.0 later": {SMTP: &smtpReply{Code: 451, Enhanced: "4.3.0", Text: "later"}},
+		"the mail server said: 421 too many of us": {SMTP: &smtpReply{Code: 421, Text: "too many of us"}},
+	} {
+		if got := f.words(); got != want {
+			t.Errorf("%+v: %q, want %q", f, got, want)
+		}
+	}
+}
+
 // queuedID is the id of the message that waits.
 func (p *caddyProcess) queuedID() string {
 	p.t.Helper()

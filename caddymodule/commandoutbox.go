@@ -60,7 +60,7 @@ func (c *commandLine) outbox([]string) error {
 		_ = w.Flush()
 		for _, t := range v.Tenants {
 			if t.Failure != nil {
-				c.printf("\n%s is %s: %s\n", t.Tenant, t.State, t.Failure.Cause)
+				c.printf("\n%s is %s: %s\n", t.Tenant, t.State, t.Failure.words())
 				c.printAdvice(t.Failure.Diagnosis)
 			}
 		}
@@ -140,7 +140,7 @@ func (c *commandLine) printMessage(m messageView) {
 	}
 	_ = w.Flush()
 	if f := m.Failure; f != nil {
-		c.printf("\nLast failure, %s, at stage %s: %s\n", f.At.Local().Format(time.DateTime), f.Stage, f.Cause)
+		c.printf("\nLast failure, %s, at stage %s: %s\n", f.At.Local().Format(time.DateTime), f.Stage, f.words())
 		c.printAdvice(f.Diagnosis)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
 func statusCommand() *cobra.Command {
@@ -101,7 +103,11 @@ func (c *commandLine) printStatus(v statusView) {
 				token = "for " + shortDuration(left)
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", t.Name, healthWords[t.Status], t.Server, account, token, t.Waiting)
+		word := healthWords[t.Status]
+		if t.rests() {
+			word = "waits"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", t.Name, word, t.Server, account, token, t.Waiting)
 	}
 	_ = w.Flush()
 	if len(v.Tenants) == 0 {
@@ -115,9 +121,35 @@ func (c *commandLine) printStatus(v statusView) {
 		seen[t.key()] = true
 		c.printTrouble(t)
 	}
-	if len(v.Troubles) == 0 {
+	well := len(v.Troubles) == 0
+	for _, t := range v.Tenants {
+		if t.rests() {
+			well = false
+			c.printRest(t)
+		}
+	}
+	if well {
 		c.printf("\nAll is well.\n")
 	}
+}
+
+// rests reports whether messages wait for what passes: no trouble yet, but not well either.
+func (t *tenantStatus) rests() bool {
+	return t.Status == healthOK && t.Outbox == string(outbox.LaneResting) && t.Waiting > 0
+}
+
+// printRest tells why messages wait, and until when.
+func (c *commandLine) printRest(t tenantStatus) {
+	c.printf("\n%s waits", t.Name)
+	if t.Until != nil {
+		c.printf(", and tries again at %s", t.Until.Local().Format(time.DateTime))
+	}
+	if t.Failure == nil {
+		c.printf(".\n")
+		return
+	}
+	c.printf(": %s\n", t.Failure.words())
+	c.printAdvice(t.Failure.Diagnosis)
 }
 
 func (c *commandLine) printTrouble(t trouble) {

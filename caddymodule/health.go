@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
 // The states of health.
@@ -182,20 +183,32 @@ type tenantStatus struct {
 	Account string `json:"account,omitempty"`
 	// ExpiresAt is when the access token ends, which is refreshed before.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	Waiting   int        `json:"waiting"`
-	Troubles  []trouble  `json:"troubles"`
+	// Waiting is the number of its messages that wait, and Outbox their state as a whole,
+	// as in [laneView]; empty without an outbox. Until and Failure are there where it is
+	// not "open".
+	Waiting  int                 `json:"waiting"`
+	Outbox   string              `json:"outbox,omitempty"`
+	Until    *time.Time          `json:"until,omitempty"`
+	Failure  *messageFailureView `json:"failure,omitempty"`
+	Troubles []trouble           `json:"troubles"`
 }
 
 // status tells all that the first look wants to know.
 func (a admin) status(ctx context.Context, l diagnosis.Language) statusView {
 	v := statusView{healthView: a.app.health(ctx, l), Tenants: []tenantStatus{}}
 	s := a.app.registry.load()
-	waits := a.waiting(ctx)
+	lanes := map[string]laneView{}
+	if box, err := a.outbox(ctx, l); err == nil { // else it is among the troubles
+		for _, lane := range box.Tenants {
+			lanes[lane.Tenant] = lane
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		t := s.tenants[name]
-		own := v.of(t)
+		own, lane := v.of(t), lanes[name]
 		line := tenantStatus{
-			Name: name, Status: own.Status, Server: t.mail.Server.Host, Auth: t.auth.Method, Waiting: waits[name], Troubles: own.Troubles,
+			Name: name, Status: own.Status, Server: t.mail.Server.Host, Auth: t.auth.Method, Troubles: own.Troubles,
+			Waiting: waiting(outbox.TenantStats{Messages: lane.Messages}), Outbox: lane.State, Until: lane.Until, Failure: lane.Failure,
 		}
 		if t.source != nil {
 			line.Account = t.account.Provider + "/" + t.account.User
@@ -204,27 +217,6 @@ func (a admin) status(ctx context.Context, l diagnosis.Language) statusView {
 		v.Tenants = append(v.Tenants, line)
 	}
 	return v
-}
-
-// waiting counts the messages that wait, by tenant; none where that cannot be read.
-func (a admin) waiting(ctx context.Context) map[string]int {
-	counts := map[string]int{}
-	if a.app.engine == nil {
-		return counts
-	}
-	box, release, err := a.useOutbox()
-	if err != nil {
-		return counts
-	}
-	defer release()
-	stats, err := box.Engine().Stats(ctx)
-	if err != nil {
-		return counts
-	}
-	for name, t := range stats.Tenants {
-		counts[name] = waiting(t)
-	}
-	return counts
 }
 
 // statusRoutes are the calls about all at once.

@@ -121,7 +121,7 @@ func (a *App) tellWaiting(s *smtpServer, logger *slog.Logger, tenant string) {
 	}
 	if _, ok := s.quiet.may("waiting "+tenant, now, time.Minute); ok {
 		logger.Warn("messages that come by SMTP wait in the outbox, since their tenant does", "tenant", tenant, "state", string(l.State),
-			"call", "POST /outbox/tenants/"+tenant+"/resume")
+			"call", a.openingCall(ctx, tenant, l))
 	}
 }
 

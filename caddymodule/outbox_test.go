@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,17 @@ func TestQueuedUntilSignIn(t *testing.T) {
 	if len(box.Tenants) != 1 || box.Tenants[0].State != "parked" || box.Tenants[0].Failure == nil || box.Tenants[0].Failure.Diagnosis.Meaning == "" {
 		t.Errorf("tenants %+v", box.Tenants)
 	}
+	var status statusView
+	s.ops(&status, "GET", "/status")
+	if len(status.Tenants) != 1 || status.Tenants[0].Outbox != "parked" || status.Tenants[0].Waiting != 1 || status.Tenants[0].Failure == nil {
+		t.Errorf("status %+v", status)
+	}
+	const command = "sign in: caddy oauth-mail authorize idp/" + mailbox
+	for kind, do := range map[troubleKind]string{troubleSignIn: command, troubleStopped: command + "; its messages go then"} {
+		if !slices.ContainsFunc(status.Troubles, func(x trouble) bool { return x.Kind == kind && x.Do == do }) {
+			t.Errorf("troubles %+v, want %s: %s", status.Troubles, kind, do)
+		}
+	}
 	if n := len(s.mail.Messages()); n != 0 {
 		t.Fatalf("%d messages were sent", n)
 	}
@@ -123,6 +135,9 @@ func TestQueuedUntilSignIn(t *testing.T) {
 		t.Errorf("in the log:\n%s", grepLines(log, "example.net"))
 	}
 	s.awaitLog("the messages of a tenant wait until somebody acts")
+	if lines := grepLines(s.output.String(), "the messages of a tenant wait until somebody acts"); !strings.Contains(lines, "/accounts/idp/"+mailbox+"/authorize") {
+		t.Errorf("the log does not name the call that helps: %s", lines)
+	}
 }
 
 // TestOutboxAnswers: preferences, times and idempotency keys.

@@ -145,6 +145,16 @@ func hasToken(ctx context.Context, t *tenant, l outbox.Lane) bool {
 	return false
 }
 
+// waitsForSignIn returns the account that somebody has to sign in to, where a tenant's
+// messages wait for nothing else.
+func waitsForSignIn(ctx context.Context, t *tenant, l outbox.Lane) (account tokens.Account, waits bool) {
+	if t == nil || t.source == nil || l.State != outbox.LaneParked || l.Failure == nil || l.Failure.Stage != mailer.StageToken ||
+		t.source.Status(ctx).State != tokens.StateUnauthorized {
+		return tokens.Account{}, false
+	}
+	return t.account, true
+}
+
 // unparkAccount lets the messages flow that waited for an account.
 func (a *App) unparkAccount(s *snapshot, account tokens.Account) {
 	if a.engine == nil {

@@ -109,6 +109,14 @@ func (a *App) held(m *outbox.Message, e *mailer.Error) {
 	a.events.emit("mail_failed", a.eventOf(m, e))
 }
 
+// openingCall is the call of the administration that lets the messages of a tenant go.
+func (a *App) openingCall(ctx context.Context, tenant string, l outbox.Lane) string {
+	if account, waits := waitsForSignIn(ctx, a.registry.load().tenants[tenant], l); waits {
+		return authorizeCall(account)
+	}
+	return "POST /outbox/tenants/" + tenant + "/resume"
+}
+
 // laneChanged tells when the messages of a tenant wait, and when no longer.
 func (a *App) laneChanged(name string, before, now outbox.Lane) {
 	about := []any{"tenant", name}
@@ -123,7 +131,9 @@ func (a *App) laneChanged(name string, before, now outbox.Lane) {
 	}
 	switch now.State {
 	case outbox.LaneParked:
-		a.logger.Error("the messages of a tenant wait until somebody acts", append(about, "call", "POST /outbox/tenants/"+name+"/resume")...)
+		ctx, cancel := context.WithTimeout(context.Background(), metricsWait)
+		defer cancel()
+		a.logger.Error("the messages of a tenant wait until somebody acts", append(about, "call", a.openingCall(ctx, name, now))...)
 		if now.Failure != nil && before.State != outbox.LaneParked {
 			e := now.Failure.Err()
 			d := e.Diagnosis()

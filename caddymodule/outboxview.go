@@ -2,8 +2,10 @@ package caddymodule
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -142,6 +144,14 @@ type messageFailureView struct {
 	SMTP      *smtpReply       `json:"smtp,omitempty"`
 	Cause     string           `json:"cause,omitempty"`
 	Diagnosis diagnosis.Advice `json:"diagnosis"`
+}
+
+// words are those of the mail server, or what happened without any.
+func (f *messageFailureView) words() string {
+	if f.Cause != "" || f.SMTP == nil {
+		return f.Cause
+	}
+	return "the mail server said: " + strings.Join(strings.Fields(fmt.Sprintf("%d %s %s", f.SMTP.Code, f.SMTP.Enhanced, f.SMTP.Text)), " ")
 }
 
 // deliveryView is how a message was sent.

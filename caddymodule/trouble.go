@@ -150,10 +150,14 @@ func accountTrouble(st tokens.Status, now time.Time) (t trouble, bad bool) {
 		}
 	}
 	if t.Kind == troubleSignIn {
-		signIn := "caddy oauth-mail authorize " + t.Provider + "/" + t.User
-		t.Do = strings.TrimPrefix(t.Do+"; then sign in: "+signIn, "; then ")
+		t.Do = strings.TrimPrefix(t.Do+"; then sign in: "+signInCommand(st.Account), "; then ")
 	}
 	return t, true
+}
+
+// signInCommand has a person sign in to an account.
+func signInCommand(account tokens.Account) string {
+	return "caddy oauth-mail authorize " + account.Provider + "/" + account.User
 }
 
 // troubles are the ends of a provider's credentials that are near.
@@ -203,9 +207,13 @@ func (a *App) outboxTroubles(ctx context.Context, now time.Time, l diagnosis.Lan
 	}
 	var list []trouble
 	if code := a.box.refusing.Load(); code != nil {
+		do := "make room on the disk, or raise max_size of the outbox and restart"
+		if *code != outbox.CodeFull {
+			do = "see in the log what keeps it from storing messages, such as the rights of its folder"
+		}
 		list = append(list, trouble{
 			Kind: troubleOutbox, Failure: true, What: "the outbox takes no messages (" + *code + ")",
-			Who: string(tokens.WhoOperator), Do: "make room on the disk",
+			Who: string(tokens.WhoOperator), Do: do,
 		})
 	}
 	for name, t := range stats.Tenants {
@@ -218,8 +226,10 @@ func (a *App) outboxTroubles(ctx context.Context, now time.Time, l diagnosis.Lan
 			})
 		}
 	}
+	s := a.registry.load()
 	for name, lane := range lanes {
-		if t, bad := laneTrouble(name, lane, l); bad {
+		account, _ := waitsForSignIn(ctx, s.tenants[name], lane)
+		if t, bad := laneTrouble(name, lane, account, l); bad {
 			list = append(list, t)
 		}
 	}
@@ -227,8 +237,9 @@ func (a *App) outboxTroubles(ctx context.Context, now time.Time, l diagnosis.Lan
 }
 
 // laneTrouble is why a tenant's messages wait. What rests is not trouble yet: if it does
-// not end soon, messages are old.
-func laneTrouble(name string, lane outbox.Lane, l diagnosis.Language) (t trouble, bad bool) {
+// not end soon, messages are old. The account is the one that a sign-in to is all that
+// they wait for; zero where they wait for something else.
+func laneTrouble(name string, lane outbox.Lane, account tokens.Account, l diagnosis.Language) (t trouble, bad bool) {
 	t = trouble{Tenant: name, Since: given(lane.Since)}
 	switch lane.State {
 	case outbox.LanePaused:
@@ -241,7 +252,11 @@ func laneTrouble(name string, lane outbox.Lane, l diagnosis.Language) (t trouble
 			advice := lane.Failure.Err().Diagnosis().Advice(l)
 			t.Diagnosis, t.What, t.Who, t.Do = advice.ID, advice.Meaning, string(advice.Who), strings.Join(advice.Do, " ")
 		}
-		t.Do = strings.TrimSpace(t.Do + " Then: caddy oauth-mail outbox resume " + name)
+		if account != (tokens.Account{}) {
+			t.Do = "sign in: " + signInCommand(account) + "; its messages go then"
+		} else {
+			t.Do = strings.TrimSpace(t.Do + " Then: caddy oauth-mail outbox resume " + name)
+		}
 		return t, true
 	case outbox.LaneOpen, outbox.LaneResting:
 	}
