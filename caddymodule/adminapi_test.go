@@ -138,6 +138,21 @@ func TestAdminAPIOverReload(t *testing.T) {
 	if again := p.managementToken(); again != token {
 		t.Error("a reload has made another token")
 	}
+	file := p.dir + "/storage" + managementTokenSuffix
+	writeFile(t, file, []byte("broken\n"))
+	p.mustReload("# again", "# and again")
+	p.awaitLog("there is no management token")
+	if got := p.callAdminAPI("POST", "/outbox/tenants/default/pause", map[string]string{"Authorization": "Bearer " + token, "Content-Type": "application/json"}, "{}"); got.status != http.StatusUnauthorized ||
+		!strings.Contains(got.body, "delete the file") {
+		t.Errorf("with a broken token: %d %s", got.status, got.body)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	p.mustReload("# and again", "# once more")
+	if fresh := p.managementToken(); fresh == token {
+		t.Error("the token is the old one")
+	}
 	if err := os.WriteFile(p.config, []byte("{\n\tadmin "+p.admin+"\n\tpersist_config off\n}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

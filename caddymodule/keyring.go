@@ -63,11 +63,11 @@ func (a *App) keyFromFile(name string) (*tokens.KeyRing, error) {
 		text, err = a.makeKeyFile(name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the key that seals tokens: %w", err)
+		return nil, fmt.Errorf("the key that seals tokens: %w", fileError(err))
 	}
 	key, err := tokens.ParseKey(strings.TrimSpace(string(text)))
 	if err != nil {
-		return nil, fmt.Errorf("the key that seals tokens, in %s: %w", name, err)
+		return nil, fmt.Errorf("the key that seals tokens, in %s, is broken; a new one opens nothing that this one has sealed: bring the file back from a backup", name)
 	}
 	return tokens.NewKeyRing(key)
 }

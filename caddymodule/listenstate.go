@@ -50,7 +50,7 @@ func (h *holdings) smtpServer(a smtpAddress) (*smtpServer, error) {
 	v, _, err := smtpServers.LoadOrNew(key, func() (caddy.Destructor, error) {
 		l, err := a.Listen(context.Background(), 0, net.ListenConfig{})
 		if err != nil {
-			return nil, err
+			return nil, socketError(err)
 		}
 		socket, ok := l.(net.Listener)
 		if !ok {

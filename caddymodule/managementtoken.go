@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -40,15 +41,16 @@ func (a *App) managementTokenFile() string {
 	return filepath.Join(caddy.AppDataDir(), "caddy"+managementTokenSuffix)
 }
 
-// makeManagementToken makes the token unless it is there. A server sends mail without
+// makeManagementToken makes the token unless it is there, and tells if it is of no use. A server sends mail without
 // it, too.
 func (a *App) makeManagementToken() {
 	name := a.managementTokenFile()
-	if _, err := os.Stat(name); err == nil {
-		return
+	_, err := readManagementToken(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = makeSecretFile(name, managementTokenPrefix+tokens.NewKey()+"\n")
 	}
-	if _, err := makeSecretFile(name, managementTokenPrefix+tokens.NewKey()+"\n"); err != nil {
-		a.logger.Warn("there is no management token: the command line can look, but change nothing", "file", name, "error", err)
+	if err != nil {
+		a.logger.Warn("there is no management token: the command line can look, but change nothing", "file", name, "error", fileError(err))
 	}
 }
 
@@ -70,7 +72,7 @@ func readManagementToken(name string) (string, error) {
 func (a *App) checkManagementToken(r *http.Request) error {
 	want, err := readManagementToken(a.managementTokenFile())
 	if err != nil {
-		return fmt.Errorf("this server has no management token, so nothing can be changed here: %w; load the configuration again to have one made", err)
+		return fmt.Errorf("this server has no management token, so nothing can be changed here: %w; delete the file if it is there, and load the configuration again to have one made", fileError(err))
 	}
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {

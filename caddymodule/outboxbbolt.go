@@ -90,7 +90,11 @@ func (o *OutboxBbolt) OutboxExists() bool { return bolt.Exists(o.Path) }
 
 // OpenOutbox opens the folder.
 func (o *OutboxBbolt) OpenOutbox(_ context.Context, sealer outbox.Sealer, logger *slog.Logger) (outbox.Engine, error) {
-	return bolt.Open(o.Path, bolt.Options{Sealer: sealer, MaxBytes: o.MaxSize, Logger: logger})
+	engine, err := bolt.Open(o.Path, bolt.Options{Sealer: sealer, MaxBytes: o.MaxSize, Logger: logger})
+	if err != nil {
+		return nil, fileError(err)
+	}
+	return engine, nil
 }
 
 // Shared reports that one instance has the folder to itself.

@@ -66,19 +66,30 @@ func readSecretFile(name string) ([]byte, error) {
 		return nil, fmt.Errorf("the file %s does not exist", name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the file %s cannot be read", name)
+		return nil, unreadableFile(name, err)
 	}
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("the file %s cannot be read", name)
+		return nil, unreadableFile(name, err)
 	case len(content) > maxSecretFile:
 		return nil, fmt.Errorf("the file %s is too long for a secret", name)
 	case len(bytes.TrimSpace(content)) == 0:
 		return nil, fmt.Errorf("the file %s is empty", name)
 	}
 	return content, nil
+}
+
+// unreadableFile tells why a file with a secret cannot be read.
+func unreadableFile(name string, err error) error {
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		err = failed.Err
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("the file %s cannot be read: %w; Caddy runs as %s, who must be allowed to", name, err, processUser())
+	}
+	return fmt.Errorf("the file %s cannot be read: %w", name, err)
 }
 
 // secretFile is a value made of files that may be replaced while it is in use.
