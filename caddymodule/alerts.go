@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
 // Alerts are who is told when something is not as it should be, once, and once when it
@@ -197,8 +198,9 @@ func (b *alertBook) look(list []trouble, patience time.Duration, now time.Time) 
 			alerts = append(alerts, alert{kind, now.UTC(), t})
 		}
 	}
+	unseen := unseenIn(list)
 	for key, k := range b.known {
-		if there[key] || hidden(k.trouble, list) {
+		if there[key] || unseen.hides(k.trouble) {
 			continue
 		}
 		delete(b.known, key)
@@ -224,11 +226,25 @@ func (t trouble) ripe(lasted, patience time.Duration) bool {
 	return true
 }
 
-// hidden reports whether a trouble may be there though it is not seen: what it would be
-// seen by cannot be read.
-func hidden(t trouble, list []trouble) bool {
-	return slices.ContainsFunc(list, func(x trouble) bool {
-		return x.Kind == troubleOutbox && (t.Kind == troubleQueue || t.Kind == troubleStopped) ||
-			x.Kind == troubleStorage && t.User != "" && t.Provider == x.Provider && t.User == x.User
-	})
+// unseen is what cannot be read, by which troubles would be seen that may be there still.
+type unseen struct {
+	outbox   bool
+	accounts map[tokens.Account]bool
+}
+
+func unseenIn(list []trouble) unseen {
+	u := unseen{accounts: make(map[tokens.Account]bool)}
+	for _, t := range list {
+		u.outbox = u.outbox || t.Kind == troubleOutbox
+		if t.Kind == troubleStorage {
+			u.accounts[tokens.Account{Provider: t.Provider, User: t.User}] = true
+		}
+	}
+	return u
+}
+
+// hides reports whether a trouble may be there though it is not seen.
+func (u unseen) hides(t trouble) bool {
+	return u.outbox && (t.Kind == troubleQueue || t.Kind == troubleStopped) ||
+		t.User != "" && u.accounts[tokens.Account{Provider: t.Provider, User: t.User}]
 }

@@ -52,18 +52,6 @@ func (a *App) health(ctx context.Context, l diagnosis.Language) healthView {
 // closes reports whether no message can be taken for the trouble.
 func (t trouble) closes() bool { return t.Kind == troubleOutbox }
 
-// of is the health of one tenant: its own troubles, and those of what it sends with.
-func (v healthView) of(t *tenant) healthView {
-	var own []trouble
-	for _, x := range v.Troubles {
-		account := x.User == "" || x.User == t.account.User
-		if x.Tenant == t.name || x.closes() || x.Tenant == "" && x.Provider != "" && x.Provider == t.account.Provider && account {
-			own = append(own, x)
-		}
-	}
-	return healthView{statusOf(own), v.Accepting, v.CheckedAt, append([]trouble{}, own...)}
-}
-
 // healthQuestion is what somebody wants to know: whether this instance takes messages,
 // whether all mail flows, or whether that of one tenant does.
 type healthQuestion struct{ tenant string }
@@ -85,7 +73,8 @@ func (q healthQuestion) answer(a *App, v healthView) (int, healthView, error) {
 		if t == nil {
 			return 0, v, &adminError{kind: adminNotFound, err: fmt.Errorf("there is no tenant %q", q.tenant)}
 		}
-		v = v.of(t)
+		v.Troubles = indexTroubles(v.Troubles).of(t)
+		v.Status = statusOf(v.Troubles)
 		good = v.Status != healthFailing
 	}
 	if !good {
@@ -197,7 +186,7 @@ type tenantStatus struct {
 func (a admin) status(ctx context.Context, l diagnosis.Language) statusView {
 	v := statusView{healthView: a.app.health(ctx, l), Tenants: []tenantStatus{}}
 	s := a.app.registry.load()
-	lanes := map[string]laneView{}
+	troubles, lanes := indexTroubles(v.Troubles), map[string]laneView{}
 	if box, err := a.outbox(ctx, l); err == nil { // else it is among the troubles
 		for _, lane := range box.Tenants {
 			lanes[lane.Tenant] = lane
@@ -205,9 +194,9 @@ func (a admin) status(ctx context.Context, l diagnosis.Language) statusView {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		t := s.tenants[name]
-		own, lane := v.of(t), lanes[name]
+		own, lane := troubles.of(t), lanes[name]
 		line := tenantStatus{
-			Name: name, Status: own.Status, Server: t.mail.Server.Host, Auth: t.auth.Method, Troubles: own.Troubles,
+			Name: name, Status: statusOf(own), Server: t.mail.Server.Host, Auth: t.auth.Method, Troubles: own,
 			Waiting: waiting(outbox.TenantStats{Messages: lane.Messages}), Outbox: lane.State, Until: lane.Until, Failure: lane.Failure,
 		}
 		if t.source != nil {
