@@ -289,7 +289,7 @@ func alertMessage(v alert, from mailer.Address, to []mailer.Address) *mailer.Mes
 	m := &mailer.Message{
 		From: from, To: to, Date: v.At, Subject: "[oauth_mail] " + head,
 		Headers: []mailer.HeaderField{{Name: "Auto-Submitted", Value: "auto-generated"}},
-		Text:    capitalized(t.What) + ".\n",
+		Text:    capitalized(strings.TrimSuffix(t.What, ".")) + ".\n",
 	}
 	switch v.Type {
 	case alertRecovered:
