@@ -1,12 +1,15 @@
 package mailer
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -44,8 +47,9 @@ func (m *Message) compose(random io.Reader) (Content, error) {
 		return nil, err
 	}
 
-	c := &composer{}
-	c.buf = make([]byte, 0, 1024+len(m.Text)+len(m.Text)/2+len(m.HTML)+len(m.HTML)/2)
+	c := composers.Get().(*composer)
+	defer c.giveBack()
+	c.buf = slices.Grow(c.buf, 1024+len(m.Text)+len(m.Text)/2+len(m.HTML)+len(m.HTML)/2)
 	if err := c.header(&work, headers); err != nil {
 		return nil, err
 	}
@@ -58,7 +62,7 @@ func (m *Message) compose(random io.Reader) (Content, error) {
 	c.flush()
 
 	m.Date, m.MessageID = work.Date, work.MessageID
-	content := &composed{segments: c.segments, utf8Header: work.needsSMTPUTF8()}
+	content := &composed{segments: slices.Clone(c.segments), utf8Header: work.needsSMTPUTF8()}
 	for _, s := range content.segments {
 		content.size += s.size()
 	}
@@ -159,10 +163,31 @@ type composer struct {
 	buf      []byte // what follows the last segment
 }
 
+var composers = sync.Pool{New: func() any { return new(composer) }}
+
+// maxComposed is the largest buffer that is used again.
+const maxComposed = 64 << 10
+
+// giveBack ends the use of the composer.
+func (c *composer) giveBack() {
+	clear(c.segments)
+	c.segments, c.buf = c.segments[:0], c.buf[:0]
+	if cap(c.buf) > maxComposed {
+		c.buf = nil
+	}
+	composers.Put(c)
+}
+
+// flush makes a segment of what is in the buffer, as large as that.
 func (c *composer) flush() {
-	if len(c.buf) > 0 {
+	switch n := len(c.buf); {
+	case n == 0:
+	case cap(c.buf) > maxComposed:
 		c.segments = append(c.segments, literal(c.buf))
 		c.buf = nil
+	default:
+		c.segments = append(c.segments, literal(bytes.Clone(c.buf)))
+		c.buf = c.buf[:0]
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // maxSubject is the limit on a subject, in octets of UTF-8.
@@ -70,7 +71,7 @@ func (m *Message) check() error {
 		return invalidf("text", "missing_body", "message has no text, no html and no attachment")
 	}
 	for _, body := range []struct{ field, text string }{{"text", m.Text}, {"html", m.HTML}} {
-		if strings.ToValidUTF8(body.text, "") != body.text {
+		if !utf8.ValidString(body.text) {
 			return invalidf(body.field, codeEncoding, "%s is not valid UTF-8", body.field)
 		}
 	}
@@ -109,6 +110,9 @@ func (m *Message) checkAddresses() error {
 // takeHeaders checks the caller's header fields and moves those that name
 // messages to their own fields in m. It returns the others.
 func (m *Message) takeHeaders() ([]HeaderField, error) {
+	if len(m.Headers) == 0 {
+		return nil, nil
+	}
 	var rest []HeaderField
 	seen := make(map[string]bool, len(m.Headers))
 	for _, h := range m.Headers {

@@ -4,7 +4,6 @@ import (
 	"io"
 	"mime/quotedprintable"
 	"strings"
-	"unicode/utf8"
 )
 
 // endLines ends each line of a text in CRLF, however it ended before.
@@ -13,32 +12,39 @@ func endLines(text string) string {
 	if n == 0 || 2*strings.Count(text, "\r\n") == n {
 		return text
 	}
-	var b strings.Builder
-	b.Grow(len(text) + n)
+	return string(appendLines(make([]byte, 0, len(text)+n), text))
+}
+
+// appendLines does the same behind b.
+func appendLines(b []byte, text string) []byte {
 	for {
-		i := strings.IndexAny(text, "\r\n")
-		if i < 0 {
-			b.WriteString(text)
-			return b.String()
+		line, rest, more := strings.Cut(text, "\n")
+		if more {
+			line = strings.TrimSuffix(line, "\r")
 		}
-		b.WriteString(text[:i])
-		b.WriteString("\r\n")
-		if strings.HasPrefix(text[i:], "\r\n") {
-			i++
+		for cr := true; cr; { // alone it ends a line, too
+			var before string
+			before, line, cr = strings.Cut(line, "\r")
+			if b = append(b, before...); cr {
+				b = append(b, "\r\n"...)
+			}
 		}
-		text = text[i+1:]
+		if !more {
+			return b
+		}
+		b, text = append(b, "\r\n"...), rest
 	}
 }
 
 // text writes a text part in the encoding that is the smallest, but as it is
 // where that is possible.
 func (c *composer) text(p *part) {
-	text := endLines(*p.text)
 	c.buf = append(c.buf, "Content-Type: text/"+p.subtype+"; charset=utf-8\r\nContent-Transfer-Encoding: "...)
-	if isPlain(text) {
-		c.buf = append(append(c.buf, "7bit\r\n\r\n"...), text...)
+	if isPlain(*p.text) {
+		c.buf = appendLines(append(c.buf, "7bit\r\n\r\n"...), *p.text)
 		return
 	}
+	text := endLines(*p.text)
 	var counter countingWriter
 	writeQuotedPrintable(&counter, text)
 	if counter.n > base64Size(int64(len(text))) {
@@ -63,20 +69,19 @@ func writeQuotedPrintable(w io.Writer, text string) {
 	_ = q.Close()
 }
 
-// isPlain reports whether text, whose lines end in CRLF, can go in 7 bits.
+// isPlain reports whether text, however its lines end, can go in 7 bits.
 func isPlain(text string) bool {
 	line := 0
 	for i := range len(text) {
 		switch c := text[i]; {
-		case c == '\n':
-			line = 0
-		case c == '\r':
-		case c >= utf8.RuneSelf, c == 0x7f, c < ' ' && c != '\t':
-			return false
-		default:
+		case ' ' <= c && c < 0x7f, c == '\t':
 			if line++; line > maxLine {
 				return false
 			}
+		case c == '\n', c == '\r':
+			line = 0
+		default:
+			return false
 		}
 	}
 	return true
