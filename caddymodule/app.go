@@ -193,7 +193,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.events, err = newEventQueue(ctx, a.logger); err != nil {
 		return err
 	}
-	if err := a.provisionAudit(ctx.Logger().Named("audit").Sugar().Infow); err != nil {
+	if err := a.provisionAudit(ctx.Logger().Named("audit")); err != nil {
 		return err
 	}
 	if err := a.provisionAlerts(s); err != nil {

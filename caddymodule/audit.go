@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
@@ -14,7 +16,7 @@ import (
 // Its lines are facts, without secrets; their message is the name of the fact. The zero
 // value drops them.
 type auditLog struct {
-	write func(event string, about ...any)
+	logger *zap.Logger
 	// recipients is one of auditPolicies.
 	recipients string
 }
@@ -29,27 +31,27 @@ const (
 
 var auditPolicies = []string{auditFull, auditDomain, auditHash, auditDrop}
 
-func (a *App) provisionAudit(write func(event string, about ...any)) error {
+func (a *App) provisionAudit(logger *zap.Logger) error {
 	if a.AuditRecipients == "" {
 		a.AuditRecipients = auditDomain
 	}
 	if !slices.Contains(auditPolicies, a.AuditRecipients) {
 		return fmt.Errorf("audit_recipients: %q must be one of %s", a.AuditRecipients, strings.Join(auditPolicies, ", "))
 	}
-	a.auditLog = auditLog{write, a.AuditRecipients}
+	a.auditLog = auditLog{logger, a.AuditRecipients}
 	return nil
 }
 
 // audit notes a fact.
 func (a *App) audit(event string, about ...any) {
-	if a.auditLog.write != nil {
-		a.auditLog.write(event, append([]any{"event", event}, about...)...)
+	if a.auditLog.logger != nil {
+		a.auditLog.logger.Sugar().Infow(event, append([]any{"event", event}, about...)...)
 	}
 }
 
-// auditRecipients is what the policy lets the log say of recipients.
-func (a *App) auditRecipients(to []mailer.Address) []any {
-	about := append(make([]any, 0, 4), "recipients", len(to))
+// auditRecipients adds what the policy lets the log say of recipients.
+func (a *App) auditRecipients(line []zap.Field, to []mailer.Address) []zap.Field {
+	line = append(line, zap.Int("recipients", len(to)))
 	var said []string
 	for _, address := range to {
 		switch a.auditLog.recipients {
@@ -62,13 +64,13 @@ func (a *App) auditRecipients(to []mailer.Address) []any {
 		}
 	}
 	if said == nil {
-		return about
+		return line
 	}
 	if a.auditLog.recipients == auditDomain {
 		slices.Sort(said)
 		said = slices.Compact(said)
 	}
-	return append(about, "to", said)
+	return append(line, zap.Strings("to", said))
 }
 
 // pseudonym is what stands for an address in the audit log.
@@ -80,19 +82,22 @@ func (a *App) pseudonym(address mailer.Address) string {
 	return ring.Pseudonym("audit", strings.ToLower(address.Mailbox()))
 }
 
-// auditMessage notes what has become of a message.
-func (a *App) auditMessage(event string, m mailed, from mailer.Address, about ...any) {
-	if a.auditLog.write == nil {
+// auditMessage notes what has become of a message. Of most there are two such facts, so
+// that it matters what they cost.
+func (a *App) auditMessage(event string, m mailed, from mailer.Address, about ...zap.Field) {
+	if a.auditLog.logger == nil {
 		return
 	}
-	line := []any{
-		"id", m.id, "request_id", m.request, "tenant", m.tenant, "by", m.caller.String(), "from", from.Mailbox(),
+	entry := a.auditLog.logger.Check(zap.InfoLevel, event)
+	if entry == nil {
+		return
 	}
+	line := append(make([]zap.Field, 0, 9+len(about)), zap.String("event", event), zap.String("id", m.id), zap.String("request_id", m.request),
+		zap.String("tenant", m.tenant), zap.String("by", m.caller.String()), zap.String("from", from.Mailbox()))
 	if m.caller.Addr.IsValid() {
-		line = append(line, "remote_ip", m.caller.Addr.String())
+		line = append(line, zap.String("remote_ip", m.caller.Addr.String()))
 	}
-	line = append(line, a.auditRecipients(m.to)...)
-	a.audit(event, append(line, about...)...)
+	entry.Write(append(a.auditRecipients(line, m.to), about...)...)
 }
 
 // auditNames are the facts that calls of the administration are; others are named after

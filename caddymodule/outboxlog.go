@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
@@ -47,6 +48,9 @@ func (s *outboxState) hooks() outbox.Hooks {
 func (a *App) accepted(m *outbox.Message) {
 	a.count(m.Tenant, resultAccepted, false)
 	messageSize.Observe(float64(m.Size))
+	if !a.logger.Enabled(context.Background(), slog.LevelDebug) {
+		return // as nearly always
+	}
 	a.logger.Debug("message accepted", "id", m.ID, "request_id", m.Caller.Request, "tenant", m.Tenant, "caller", m.Caller.String(),
 		"recipients", len(m.Recipients), "size", m.Size, "state", string(m.State), "due", m.Due)
 }

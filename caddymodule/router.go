@@ -42,20 +42,25 @@ func (rs routes[H]) find(method, cleaned string) (handle H, params map[string]st
 	return handle, nil, allowed
 }
 
-func matchPattern(pattern, cleaned string) (map[string]string, bool) {
-	want, got := strings.Split(pattern, "/"), strings.Split(cleaned, "/")
-	if len(want) != len(got) {
-		return nil, false
-	}
-	params := make(map[string]string)
-	for i, w := range want {
-		if name, ok := strings.CutPrefix(w, "{"); ok {
-			if got[i] == "" {
-				return nil, false
-			}
-			params[strings.TrimSuffix(name, "}")] = got[i]
-		} else if w != got[i] {
+// matchPattern reports whether a path is of a pattern, and returns the values of its
+// parameters; nil for none.
+func matchPattern(pattern, cleaned string) (params map[string]string, ok bool) {
+	for more := true; more; {
+		var want, got string
+		var further bool
+		want, pattern, more = strings.Cut(pattern, "/")
+		if got, cleaned, further = strings.Cut(cleaned, "/"); further != more {
 			return nil, false
+		}
+		name, isParam := strings.CutPrefix(want, "{")
+		switch {
+		case !isParam && want != got, isParam && got == "":
+			return nil, false
+		case isParam && params == nil:
+			params = make(map[string]string)
+		}
+		if isParam {
+			params[strings.TrimSuffix(name, "}")] = got
 		}
 	}
 	return params, true

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
@@ -14,7 +16,7 @@ func (a *App) watchedHooks(h mailer.Hooks) mailer.Hooks {
 	sent, failed := h.Sent, h.Failed
 	h.Sent = func(s mailer.Submission, r mailer.Receipt, took time.Duration) {
 		sent(s, r, took)
-		a.auditMessage("message.sent", mailedOf(s), s.From, "server", r.Server, "queue_id", r.QueueID, "outcome", "sent")
+		a.auditMessage("message.sent", mailedOf(s), s.From, auditSent(r)...)
 		denials.ended(s.Tenant, s.From)
 		a.noteVolume(s.Tenant, s.Caller)
 	}
@@ -29,7 +31,7 @@ func (a *App) watchedHooks(h mailer.Hooks) mailer.Hooks {
 
 // watchedHooks does the same for messages in the outbox.
 func (s *outboxState) watchedHooks(h outbox.Hooks) outbox.Hooks {
-	tell := func(event string, m *outbox.Message, about ...any) {
+	tell := func(event string, m *outbox.Message, about ...zap.Field) {
 		s.app().auditMessage(event, mailedFrom(m), m.From, about...)
 	}
 	failure := func(event string, m *outbox.Message, e *mailer.Error) {
@@ -41,16 +43,16 @@ func (s *outboxState) watchedHooks(h outbox.Hooks) outbox.Hooks {
 	h.Accepted = func(m *outbox.Message) {
 		accepted(m)
 		s.app().noteVolume(m.Tenant, m.Caller)
-		tell("message.accepted", m, "message_id", m.MessageID, "size", m.Size)
+		tell("message.accepted", m, zap.String("message_id", m.MessageID), zap.Int64("size", m.Size))
 	}
 	h.Sent = func(m *outbox.Message, r mailer.Receipt, took time.Duration) {
 		sent(m, r, took)
-		tell("message.sent", m, "server", r.Server, "queue_id", r.QueueID, "outcome", "sent")
+		tell("message.sent", m, auditSent(r)...)
 		denials.ended(m.Tenant, m.From)
 	}
 	h.Partly = func(m *outbox.Message, r mailer.Receipt, took time.Duration) {
 		partly(m, r, took)
-		tell("message.partly_sent", m, "server", r.Server, "queue_id", r.QueueID, "sent", m.Delivered())
+		tell("message.partly_sent", m, zap.String("server", r.Server), zap.String("queue_id", r.QueueID), zap.Int("sent", m.Delivered()))
 	}
 	h.Deferred = func(m *outbox.Message, e *mailer.Error, took time.Duration) {
 		deferred(m, e, took)
@@ -74,11 +76,16 @@ func (s *outboxState) watchedHooks(h outbox.Hooks) outbox.Hooks {
 	return h
 }
 
-// auditFailure is what the audit log says of an error.
-func (a *App) auditFailure(e *mailer.Error, to []mailer.Address) []any {
-	return []any{
-		"outcome", e.Kind.String(), "stage", string(e.Stage), "server", e.Server,
-		"reply", unnamed(e.Reply.String(), to), "diagnosis", e.Diagnosis().ID,
+// auditSent is what the audit log says of a message that was sent.
+func auditSent(r mailer.Receipt) []zap.Field {
+	return []zap.Field{zap.String("server", r.Server), zap.String("queue_id", r.QueueID), zap.String("outcome", "sent")}
+}
+
+// auditFailure is what it says of an error.
+func (a *App) auditFailure(e *mailer.Error, to []mailer.Address) []zap.Field {
+	return []zap.Field{
+		zap.String("outcome", e.Kind.String()), zap.String("stage", string(e.Stage)), zap.String("server", e.Server),
+		zap.String("reply", unnamed(e.Reply.String(), to)), zap.String("diagnosis", e.Diagnosis().ID),
 	}
 }
 

@@ -83,7 +83,11 @@ var (
 
 // languageOf is the language of diagnoses that a request prefers.
 func languageOf(r *http.Request) diagnosis.Language {
-	_, i := language.MatchStrings(languages, r.Header.Get("Accept-Language"))
+	wish := r.Header.Get("Accept-Language")
+	if wish == "" { // as of programs
+		return diagnosisLanguages[0]
+	}
+	_, i := language.MatchStrings(languages, wish)
 	return diagnosisLanguages[i]
 }
 
