@@ -286,7 +286,7 @@ func TestClientGone(t *testing.T) {
 		if _, err := c.Write([]byte(request[:n])); err != nil {
 			t.Fatal(err)
 		}
-		if n > head+100_000 && n < len(request) {
+		if n > head+400_000 && n < len(request) {
 			await(t, "the file is being spooled", func() bool { return spools() == 1 })
 		}
 		_ = c.Close()

@@ -11,8 +11,8 @@ var ErrBadBase64 = errors.New("no base64")
 
 // File is the content of an attachment. It is written once, front to back, and then
 // read any number of times, also by several goroutines at once. What is written is
-// kept as it goes into messages, in lines of base64 (RFC 2045, section 6.8): in memory
-// up to 64 KiB, and in a file beyond.
+// kept as it goes into messages, in lines of base64 (RFC 2045, section 6.8), in memory
+// or a file as [Spool] says.
 type File struct {
 	text   spooled
 	column int // characters in the current line

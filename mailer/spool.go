@@ -10,15 +10,23 @@ import (
 )
 
 const (
-	// spoolMemory is how much of a text stays in memory before it goes to a file.
-	spoolMemory = 64 << 10
+	// spoolChunk is in what pieces a text is kept in memory, and written to a file.
+	spoolChunk = 64 << 10
+	// spoolStart is what a text takes at first, as many are short.
+	spoolStart = 4 << 10
+	// spoolMemory is how much of a text stays in memory before the rest goes to a file.
+	spoolMemory = 256 << 10
+	// spoolShared is how much all texts of a spool may have in memory, beside a chunk
+	// of each.
+	spoolShared = 16 << 20
 
 	codeSpoolFull   = "spool_full"
 	codeSpoolFailed = "spool_failed"
 )
 
-// Spool keeps texts that are too large for memory: up to 64 KiB stay in memory,
-// more goes to a temporary file. Files vanish with the process, however it ends,
+// Spool keeps texts that are too large for memory: up to 256 KiB of each stay in
+// memory, or 64 KiB while others have 16 MiB there, and more goes to a temporary
+// file. Files vanish with the process, however it ends,
 // where the system lets an open file be removed; elsewhere when they are closed.
 // The zero value uses the system's folder for temporary files and has no limit.
 // It is safe for concurrent use, and must not be copied after the first.
@@ -29,7 +37,8 @@ type Spool struct {
 	// and in memory. Zero: no limit.
 	MaxBytes int64
 
-	used atomic.Int64
+	used   atomic.Int64
+	shared atomic.Int64 // of spoolShared
 }
 
 // Used is how many octets are taken at the moment.
@@ -45,6 +54,17 @@ func (s *Spool) reserve(n int64) error {
 		}
 	}
 	return nil
+}
+
+var spoolChunks = sync.Pool{New: func() any { return new([spoolChunk]byte) }}
+
+func newSpoolChunk() []byte { return spoolChunks.Get().(*[spoolChunk]byte)[:0] }
+
+// freeSpoolChunk takes a chunk back. What is none, it leaves alone.
+func freeSpoolChunk(b []byte) {
+	if cap(b) == spoolChunk {
+		spoolChunks.Put((*[spoolChunk]byte)(b[:spoolChunk]))
+	}
 }
 
 // spooled is a text that is written once, front to back, and then read any
@@ -68,28 +88,41 @@ type spooled struct {
 // Write appends p. After an error the text is good for nothing but Close.
 func (t *spooled) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
-		n := min(len(rest), spoolMemory-len(t.last))
-		t.last = append(t.last, rest[:n]...)
-		rest = rest[n:]
-		if len(t.last) == spoolMemory {
-			if err := t.flush(); err != nil {
+		if len(t.last) == cap(t.last) {
+			if err := t.grow(); err != nil {
 				return 0, err
 			}
 		}
+		n := min(len(rest), cap(t.last)-len(t.last))
+		t.last = append(t.last, rest[:n]...)
+		rest = rest[n:]
 	}
 	t.size += int64(len(p))
 	return len(p), nil
 }
 
-// flush makes room in t.last.
-func (t *spooled) flush() error {
-	if t.spool == nil {
-		t.chunks = append(t.chunks, t.last)
-		t.last = make([]byte, 0, spoolMemory)
+// grow makes room in t.last, which is full.
+func (t *spooled) grow() error {
+	switch {
+	case t.last == nil:
+		t.last = make([]byte, 0, spoolStart)
+		return nil
+	case cap(t.last) < spoolChunk:
+		t.last = append(newSpoolChunk(), t.last...)
 		return nil
 	}
+	return t.flush()
+}
+
+// flush empties t.last, which is a chunk.
+func (t *spooled) flush() error {
 	if err := t.reserve(int64(len(t.last))); err != nil {
 		return err
+	}
+	if t.file == nil && t.mayKeep() {
+		t.chunks = append(t.chunks, t.last)
+		t.last = newSpoolChunk()
+		return nil
 	}
 	if t.file == nil {
 		if err := t.create(); err != nil {
@@ -105,7 +138,24 @@ func (t *spooled) flush() error {
 	return nil
 }
 
+// mayKeep reports whether one more chunk may stay in memory, which then counts.
+func (t *spooled) mayKeep() bool {
+	switch {
+	case t.spool == nil:
+		return true
+	case len(t.chunks)+1 == spoolMemory/spoolChunk:
+		return false
+	case t.spool.shared.Add(spoolChunk) > spoolShared:
+		t.spool.shared.Add(-spoolChunk)
+		return false
+	}
+	return true
+}
+
 func (t *spooled) reserve(n int64) error {
+	if t.spool == nil {
+		return nil
+	}
 	if err := t.spool.reserve(n); err != nil {
 		return err
 	}
@@ -127,17 +177,15 @@ func (t *spooled) create() error {
 
 // done ends the writing.
 func (t *spooled) done() error {
-	if t.spool == nil || len(t.last) == 0 {
-		return nil
+	if t.file == nil {
+		return t.reserve(int64(len(t.last)))
 	}
-	if t.file != nil {
-		if err := t.flush(); err != nil {
-			return err
-		}
-		t.last = nil
-		return nil
+	if err := t.flush(); err != nil {
+		return err
 	}
-	return t.reserve(int64(len(t.last)))
+	freeSpoolChunk(t.last)
+	t.last = nil
+	return nil
 }
 
 // WriteTo writes the whole text.
@@ -191,7 +239,9 @@ func (t *spooled) Close() error {
 		return nil
 	}
 	t.closed = true
-	t.chunks, t.last = nil, nil
+	for _, c := range append(t.chunks, t.last) {
+		freeSpoolChunk(c)
+	}
 	var err error
 	if t.file != nil {
 		err = t.file.Close()
@@ -201,7 +251,9 @@ func (t *spooled) Close() error {
 	}
 	if t.spool != nil {
 		t.spool.used.Add(-t.reserved)
+		t.spool.shared.Add(int64(-len(t.chunks) * spoolChunk))
 	}
+	t.chunks, t.last = nil, nil
 	if err != nil {
 		return spoolFailed(err)
 	}

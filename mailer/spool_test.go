@@ -30,7 +30,7 @@ func spoolText(t *testing.T, s *Spool, n int) (*spooled, string, error) {
 
 func TestSpool(t *testing.T) {
 	t.Parallel()
-	for _, n := range []int{0, 1, spoolMemory - 1, spoolMemory, spoolMemory + 1, 5*spoolMemory + 17} {
+	for _, n := range []int{0, 1, spoolStart, spoolStart + 1, spoolChunk, spoolChunk + 1, spoolMemory, spoolMemory + 1, 5*spoolMemory + 17} {
 		for _, s := range []*Spool{nil, {}, {Folder: t.TempDir(), MaxBytes: 5*spoolMemory + 17}} {
 			text, want, err := spoolText(t, s, n)
 			if err != nil || text.size != int64(n) {
@@ -39,7 +39,7 @@ func TestSpool(t *testing.T) {
 			if s != nil && s.Used() != int64(n) {
 				t.Errorf("%d octets: %d are taken", n, s.Used())
 			}
-			if s != nil && (text.file != nil) != (n >= spoolMemory) {
+			if s != nil && (text.file != nil) != (n > spoolMemory) {
 				t.Errorf("%d octets: file %v", n, text.file)
 			}
 			var all sync.WaitGroup
@@ -57,8 +57,8 @@ func TestSpool(t *testing.T) {
 					t.Errorf("%d octets: %v", n, err)
 				}
 			}
-			if s != nil && s.Used() != 0 {
-				t.Errorf("%d octets: %d are still taken", n, s.Used())
+			if s != nil && (s.Used() != 0 || s.shared.Load() != 0) {
+				t.Errorf("%d octets: %d are still taken, %d of them in memory", n, s.Used(), s.shared.Load())
 			}
 			if _, err := text.WriteTo(io.Discard); !errors.Is(err, os.ErrClosed) || asError(err).Kind != KindTemporary {
 				t.Errorf("%d octets: %v after Close", n, err)
@@ -88,7 +88,7 @@ func TestSpoolLeavesNothing(t *testing.T) {
 	_ = text.Close()
 	empty("closed")
 	in := Intake{Spool: &Spool{Folder: folder}}
-	if _, _, err := take(t, in, whole+"\r\n"+strings.Repeat("x\r\n", 60_000)+"\r"); err == nil || in.Spool.Used() != 0 {
+	if _, _, err := take(t, in, whole+"\r\n"+strings.Repeat("x\r\n", spoolMemory)+"\r"); err == nil || in.Spool.Used() != 0 {
 		t.Errorf("%v, %d octets are taken", err, in.Spool.Used())
 	}
 	empty("refused")
@@ -141,7 +141,7 @@ func TestSpoolBudget(t *testing.T) {
 // TestSpoolTrouble: a folder that is not there, and a file that is broken.
 func TestSpoolTrouble(t *testing.T) {
 	t.Parallel()
-	_, _, err := spoolText(t, &Spool{Folder: filepath.Join(t.TempDir(), "none")}, spoolMemory)
+	_, _, err := spoolText(t, &Spool{Folder: filepath.Join(t.TempDir(), "none")}, spoolMemory+1)
 	if e := asError(err); !errors.Is(err, os.ErrNotExist) || e.Kind != KindTemporary || e.Code != "spool_failed" {
 		t.Error(err)
 	}
@@ -149,11 +149,35 @@ func TestSpoolTrouble(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := text.file.Truncate(spoolMemory); err != nil {
+	if err := text.file.Truncate(spoolChunk); err != nil {
 		t.Fatal(err)
 	}
 	n, err := text.WriteTo(io.Discard)
 	if e := asError(err); err == nil || n != spoolMemory || e.Code != "spool_failed" {
 		t.Errorf("%d, %v", n, err)
+	}
+}
+
+// TestSpoolShares: texts that would fill the memory go to files all the sooner.
+func TestSpoolShares(t *testing.T) {
+	t.Parallel()
+	s := &Spool{Folder: t.TempDir()}
+	const each = spoolMemory - spoolChunk // what a text has of the memory that is shared
+	texts := make([]*spooled, spoolShared/each+1)
+	for i := range texts {
+		var err error
+		if texts[i], _, err = spoolText(t, s, spoolMemory); err != nil {
+			t.Fatal(err)
+		}
+		if first := i < len(texts)-1; (texts[i].file == nil) != first {
+			t.Fatalf("text %d of %d: file %v with %d octets in memory", i, len(texts), texts[i].file, s.shared.Load())
+		}
+	}
+	if s.shared.Load() > spoolShared {
+		t.Errorf("%d octets are in memory", s.shared.Load())
+	}
+	_ = texts[0].Close()
+	if again, _, err := spoolText(t, s, spoolMemory); err != nil || again.file != nil {
+		t.Errorf("file %v, %v, though there is room again", again.file, err)
 	}
 }
