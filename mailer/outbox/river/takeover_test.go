@@ -2,6 +2,7 @@ package river
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -108,32 +109,43 @@ func TestSentAfterAll(t *testing.T) {
 	}
 }
 
-// When the database was away, nobody takes the others for dead because they are back
-// a moment later.
+// When the database was away, who is back first looks at the others, and does not take
+// them for dead because they are back a moment later.
 func TestOutageOfTheDatabase(t *testing.T) {
 	t.Parallel()
-	schema := newSchema()
+	tm := quick()
+	tm.dead = 4 * time.Second // in which there are several looks
+	schema, db := newSchema(), admin(t)
+	ask := func(sql string, args ...any) (answer int) {
+		t.Helper()
+		if err := db.QueryRow(t.Context(), sql, args...).Scan(&answer); err != nil {
+			t.Fatal(err)
+		}
+		return answer
+	}
 	done := make(chan struct{})
+	finish := sync.OnceFunc(func() { close(done) })
+	defer finish()
 	c := &clerk{deliver: func(context.Context, *outbox.Message) outbox.Outcome {
 		<-done
 		return outbox.Outcome{Verdict: outbox.Sent}
 	}}
-	first, wire := running(t, schema, quick(), c)
+	first, wire := running(t, schema, tm, c)
 	m := accept(t, first, newMessage("lab"))
 	other := &clerk{}
-	second, otherWire := running(t, schema, quick(), other)
+	second, otherWire := running(t, schema, tm, other)
 	untilState(t, second, m.ID, outbox.StateSending, 5*time.Second)
 	wire.set(true)
 	otherWire.set(true)
-	time.Sleep(2 * quick().dead)
-	otherWire.set(false)
-	db := admin(t)
-	eventually(t, 10*time.Second, "the other is back", func() (yes bool) {
-		err := db.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM `+schema+`.instances WHERE seen > clock_timestamp() - interval '0.3 seconds')`).Scan(&yes)
-		return err == nil && yes
+	eventually(t, 30*time.Second, "nobody has been seen for long", func() bool {
+		return ask(`SELECT count(*) FROM `+schema+`.instances WHERE seen > clock_timestamp() - $1::interval`, tm.dead) == 0
 	})
+	beats := func() int { return ask(`SELECT beat FROM `+schema+`.instances WHERE id = $1`, second.run.id()) }
+	before := beats()
+	otherWire.set(false)
+	eventually(t, 10*time.Second, "the other is back and has looked around", func() bool { return beats() >= before+3 })
 	wire.set(false)
-	close(done)
+	finish()
 	untilState(t, second, m.ID, outbox.StateSent, 10*time.Second)
 	if other.asked(m.ID) != 0 || c.tries(m.ID)+other.tries(m.ID) != 1 {
 		t.Errorf("asked %d times, tried %d times", other.asked(m.ID), c.tries(m.ID)+other.tries(m.ID))
