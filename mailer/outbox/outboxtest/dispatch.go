@@ -272,15 +272,19 @@ func everything(d *desk) {
 			}
 		})
 	}
-	ctx, cancel := context.WithCancel(d.Context())
+	const more = 20 // rounds of operators while nothing is accepted any more
+	var accepted atomic.Bool
 	var operators sync.WaitGroup
 	for _, operate := range []func(id, tenant string) error{
-		func(id, _ string) error { _, err := d.e.Get(ctx, id); return err },
-		func(_, tenant string) error { _, err := d.e.List(ctx, outbox.Filter{Tenant: tenant}); return err },
-		func(_, _ string) error { _, err := d.e.Stats(ctx); return err },
-		func(_, _ string) error { _, err := d.e.Lanes(ctx); return err },
+		func(id, _ string) error { _, err := d.e.Get(d.Context(), id); return err },
+		func(_, tenant string) error {
+			_, err := d.e.List(d.Context(), outbox.Filter{Tenant: tenant})
+			return err
+		},
+		func(_, _ string) error { _, err := d.e.Stats(d.Context()); return err },
+		func(_, _ string) error { _, err := d.e.Lanes(d.Context()); return err },
 		func(id, _ string) error {
-			return d.e.Change(ctx, id, func(m *outbox.Message) error {
+			return d.e.Change(d.Context(), id, func(m *outbox.Message) error {
 				if m.State != outbox.StateQueued {
 					return errChange
 				}
@@ -289,11 +293,14 @@ func everything(d *desk) {
 			})
 		},
 		func(_, tenant string) error {
-			return errors.Join(d.e.SetLane(ctx, tenant, outbox.Lane{State: outbox.LanePaused}), d.e.SetLane(ctx, tenant, outbox.Lane{}))
+			return errors.Join(d.e.SetLane(d.Context(), tenant, outbox.Lane{State: outbox.LanePaused}), d.e.SetLane(d.Context(), tenant, outbox.Lane{}))
 		},
 	} {
 		operators.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
+			for i, left := 0, more; left > 0; i++ {
+				if accepted.Load() {
+					left--
+				}
 				mu.Lock()
 				id := ""
 				if len(ids) > 0 {
@@ -301,7 +308,7 @@ func everything(d *desk) {
 				}
 				mu.Unlock()
 				err := operate(id, "t"+strconv.Itoa(i%4))
-				if err != nil && ctx.Err() == nil && !errors.Is(err, outbox.ErrNotFound) && !errors.Is(err, outbox.ErrSending) && !errors.Is(err, errChange) {
+				if err != nil && !errors.Is(err, outbox.ErrNotFound) && !errors.Is(err, outbox.ErrSending) && !errors.Is(err, errChange) {
 					d.Error(err)
 				}
 				time.Sleep(time.Millisecond)
@@ -309,14 +316,8 @@ func everything(d *desk) {
 		})
 	}
 	group.Wait()
-	time.Sleep(quiet)
-	cancel()
+	accepted.Store(true)
 	operators.Wait()
-	for i := range 4 { // the end of ctx may have come between a pause and its end
-		if err := d.e.SetLane(d.Context(), "t"+strconv.Itoa(i), outbox.Lane{}); err != nil {
-			d.Error(err)
-		}
-	}
 	for _, id := range ids {
 		d.untilState(id, outbox.StateSent)
 	}

@@ -306,8 +306,9 @@ func TestRiverWakes(t *testing.T) {
 	c := &clerk{}
 	tm.poll = time.Hour
 	_, _ = running(t, schema, tm, c)
-	time.Sleep(500 * time.Millisecond) // its first look is over
-	e.shouts.stop()                    // it calls nobody
+	untilListening(t, schema)
+	untilState(t, e, accept(t, e, newMessage("other")).ID, outbox.StateSent, 10*time.Second) // its first looks are over
+	e.shouts.stop()                                                                          // it calls nobody
 	accept(t, e, m)
 	e.Close()
 	eventually(t, 15*time.Second, "the message is tried", func() bool { return c.tries(m.ID) == 1 })
