@@ -56,13 +56,13 @@ type sendingView struct {
 }
 
 func viewSending(t *tenant) sendingView {
-	if t.deliver.Nowhere {
+	if t.mail.Deliver.Nowhere {
 		return sendingView{Sending: "ready"}
 	}
 	view := func(sending string, until time.Time, cause *mailer.Error) sendingView {
 		return sendingView{sending, given(until.UTC().Round(time.Second)), cause.Error()}
 	}
-	if cause, next := t.mail.Breaker.Down(); cause != nil && t.failover != "" && !t.deliver.Astray() {
+	if cause, next := t.mail.Breaker.Down(); cause != nil && t.mail.Failover != "" && !t.mail.Deliver.Astray() {
 		return view("failed_over", next, cause)
 	}
 	held := t.mail.Limits.Held()
@@ -104,11 +104,11 @@ func viewTenant(ctx context.Context, s *snapshot, name string, lanes map[string]
 		return tenantView{Name: name, Origin: originRuntime, Senders: []string{}, State: "not_in_force", runtimeView: about}
 	}
 	v := tenantView{
-		Name: name, Origin: t.origin, Server: net.JoinHostPort(t.server.Host, strconv.Itoa(t.server.Port)), Security: t.server.Security.String(),
+		Name: name, Origin: t.origin, Server: net.JoinHostPort(t.mail.Server.Host, strconv.Itoa(t.mail.Server.Port)), Security: t.mail.Server.Security.String(),
 		Auth: t.auth.Method, Provider: t.account.Provider, User: strings.ToLower(t.user),
 		Senders: t.senderRules, Connections: t.limits.connections, State: "ready",
 		Messages: t.limits.rate, RecipientsPerDay: t.limits.recipientsPerDay, Recipients: "some",
-		Failover: t.failover, Deliver: t.deliver.To.Mailbox(), Proxy: t.server.Proxy.String(), sendingView: viewSending(t),
+		Failover: t.mail.Failover, Deliver: t.mail.Deliver.To.Mailbox(), Proxy: t.mail.Server.Proxy.String(), sendingView: viewSending(t),
 		runtimeView: about,
 	}
 	if hasLanes {
@@ -117,10 +117,10 @@ func viewTenant(ctx context.Context, s *snapshot, name string, lanes map[string]
 	if t.limits.rate > 0 {
 		v.Window = t.limits.window.String()
 	}
-	if t.all {
+	if t.mail.AllRecipients {
 		v.Recipients = "all"
 	}
-	if t.deliver.Nowhere {
+	if t.mail.Deliver.Nowhere {
 		v.Deliver = "none"
 	}
 	if t.auth.Method == "password" {

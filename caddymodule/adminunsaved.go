@@ -157,7 +157,7 @@ func (a admin) attachUnsaved(current, s *snapshot, t *tenant) {
 	if t.account != (tokens.Account{}) {
 		p := s.providers[t.account.Provider]
 		users := current.users[t.account]
-		if p == current.providers[p.name] && len(users) > 0 && t.server.Security != mailer.Plaintext {
+		if p == current.providers[p.name] && len(users) > 0 && t.mail.Server.Security != mailer.Plaintext {
 			t.source = users[0].source
 		} else {
 			store := tokens.NewStore(new(passingStorage), a.app.keys)
@@ -165,7 +165,7 @@ func (a admin) attachUnsaved(current, s *snapshot, t *tenant) {
 		}
 	}
 	t.mail = &mailer.Tenant{
-		Name: t.name, Server: t.server, Senders: t.senders, Pool: new(mailer.Pool), Auth: t.authenticator(),
+		Name: t.name, Server: t.mail.Server, Senders: t.mail.Senders, Pool: new(mailer.Pool), Auth: t.authenticator(),
 		Limits: new(mailer.Limiter), Breaker: new(mailer.Breaker),
 	}
 }

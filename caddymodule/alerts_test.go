@@ -237,8 +237,8 @@ func TestSendAsDenied(t *testing.T) {
 	script := &mailertest.Script{Answers: map[string][]string{mailertest.Content: {refusal, refusal, ""}, "BDAT": {refusal, refusal, ""}}}
 	b := newBench(t, func(s *snapshot) {
 		d := s.tenants["default"]
-		script.TLS, d.server.RootCAs = mailertest.NewCertificateFor(t, "smtp.office365.com")
-		d.server.Host, d.server.Dial = "smtp.office365.com", script.Dial
+		script.TLS, d.mail.Server.RootCAs = mailertest.NewCertificateFor(t, "smtp.office365.com")
+		d.mail.Server.Host, d.mail.Server.Dial = "smtp.office365.com", script.Dial
 		d.auth, d.from = Auth{Method: "none"}, mailer.Address{Local: "sender", Domain: "example.com"}
 	})
 	b.app.mailer = &mailer.Mailer{Lookup: b.app.registry.lookup, Hooks: b.app.watchedHooks(b.app.hooks())}

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
@@ -60,7 +60,7 @@ type trust struct {
 	// pools are authorities by the hash of what they were read from.
 	pools map[[sha256.Size]byte]*x509.CertPool
 	// caches are the TLS sessions of the servers that the same authorities verify.
-	caches map[[sha256.Size]byte]tls.ClientSessionCache
+	caches map[[sha256.Size]byte]*mailer.Sessions
 }
 
 // authorities returns those in a text; nil where there is none.
@@ -82,16 +82,16 @@ func (t *trust) authorities(hash [sha256.Size]byte, pem []byte) *x509.CertPool {
 }
 
 // sessions returns the TLS sessions of servers that authorities verify.
-func (t *trust) sessions(hash [sha256.Size]byte) tls.ClientSessionCache {
+func (t *trust) sessions(hash [sha256.Size]byte) *mailer.Sessions {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if cache := t.caches[hash]; cache != nil {
 		return cache
 	}
 	if t.caches == nil {
-		t.caches = make(map[[sha256.Size]byte]tls.ClientSessionCache)
+		t.caches = make(map[[sha256.Size]byte]*mailer.Sessions)
 	}
-	t.caches[hash] = tls.NewLRUClientSessionCache(0)
+	t.caches[hash] = new(mailer.Sessions)
 	return t.caches[hash]
 }
 

@@ -12,8 +12,8 @@ func (b *builder) tenantRecipients(at string, s tenantSettings, t *tenant) {
 	if s.Recipients != "" && !slices.Contains(recipientRules, s.Recipients) {
 		b.errorf("%s, recipients: %q must be one of %s", at, s.Recipients, strings.Join(recipientRules, ", "))
 	}
-	t.all = s.Recipients == "all"
-	t.deliver.Nowhere = s.Deliver.None
+	t.mail.AllRecipients = s.Recipients == "all"
+	t.mail.Deliver.Nowhere = s.Deliver.None
 	if s.Deliver.To == "" {
 		return
 	}
@@ -26,20 +26,20 @@ func (b *builder) tenantRecipients(at string, s tenantSettings, t *tenant) {
 		return
 	}
 	to.Name = ""
-	t.deliver.To = to
+	t.mail.Deliver.To = to
 }
 
 // failover checks the tenant that sends in place of another. All tenants must
 // have been built.
 func (b *builder) failover(t *tenant) {
-	if t.failover == "" {
+	if t.mail.Failover == "" {
 		return
 	}
 	at := "tenant " + t.name + ", failover"
-	if !b.knownTenant(at, t.failover) {
+	if !b.knownTenant(at, t.mail.Failover) {
 		return
 	}
-	other := b.snapshot.tenants[t.failover]
+	other := b.snapshot.tenants[t.mail.Failover]
 	if other == nil {
 		return // what is wrong with it was reported there
 	}
@@ -49,14 +49,14 @@ func (b *builder) failover(t *tenant) {
 		return
 	case other.mailbox() == t.mailbox():
 		b.errorf("%s: tenant %s signs in to the same mailbox, and could not send either", at, other.name)
-	case t.auth.Method == "none" && other.auth.Method == "none" && t.server.Host == other.server.Host && t.server.Port == other.server.Port:
+	case t.auth.Method == "none" && other.auth.Method == "none" && t.mail.Server.Host == other.mail.Server.Host && t.mail.Server.Port == other.mail.Server.Port:
 		b.errorf("%s: tenant %s sends to the same server, where nobody signs in either, and could not send when this one cannot; name one with another server", at, other.name)
-	case other.deliver.Astray() && !t.deliver.Astray():
+	case other.mail.Deliver.Astray() && !t.mail.Deliver.Astray():
 		b.errorf("%s: tenant %s has `deliver`, and the mail would not reach its recipients", at, other.name)
 	}
 	var missing []string
 	for _, rule := range t.senderRules {
-		if s, err := mailer.ParseSenders(rule); err == nil && !other.senders.Covers(s) {
+		if s, err := mailer.ParseSenders(rule); err == nil && !other.mail.Senders.Covers(s) {
 			missing = append(missing, rule)
 		}
 	}
@@ -67,11 +67,11 @@ func (b *builder) failover(t *tenant) {
 
 // comesBack reports whether one tenant after the other leads to t again.
 func (b *builder) comesBack(t *tenant) bool {
-	for next, steps := b.snapshot.tenants[t.failover], 0; next != nil && steps < len(b.snapshot.tenants); steps++ {
+	for next, steps := b.snapshot.tenants[t.mail.Failover], 0; next != nil && steps < len(b.snapshot.tenants); steps++ {
 		if next == t {
 			return true
 		}
-		next = b.snapshot.tenants[next.failover]
+		next = b.snapshot.tenants[next.mail.Failover]
 	}
 	return false
 }

@@ -60,7 +60,7 @@ func (b *builder) tenantLimits(at string, s tenantSettings, t *tenant, p *provid
 	}
 	if p != nil {
 		allowed := p.settings.Limits
-		if t.server.Host == highVolume {
+		if t.mail.Server.Host == highVolume {
 			allowed.MessagesPerMinute, allowed.RecipientsPerDay = 0, 0
 		}
 		if l.connections == 0 {
@@ -97,7 +97,7 @@ type mailboxKey struct {
 func (t *tenant) mailbox() mailboxKey {
 	k := mailboxKey{
 		account: t.account, user: strings.ToLower(t.user), method: t.auth.Method, username: strings.ToLower(t.auth.Username),
-		host: t.server.Host, port: t.server.Port, nobody: t.nobody(),
+		host: t.mail.Server.Host, port: t.mail.Server.Port, nobody: t.nobody(),
 	}
 	if !strings.Contains(k.username, "@") {
 		k.password = digest("password", t.auth.Password)
@@ -131,7 +131,7 @@ func (b *builder) sharedMailbox(at string, t *tenant) {
 		{"max_age", first.limits.maxAge == t.limits.maxAge},
 		{"max_idle", first.limits.maxIdle == t.limits.maxIdle},
 		{"max_messages", first.limits.maxMessages == t.limits.maxMessages},
-		{"proxy", sameProxy(first.server.Proxy, t.server.Proxy)},
+		{"proxy", sameProxy(first.mail.Server.Proxy, t.mail.Server.Proxy)},
 	} {
 		if !v.same {
 			b.errorf("%s, %s: tenant %s signs in to the same mailbox; both must say the same", at, v.word, first.name)

@@ -320,7 +320,7 @@ func (b *builder) smtpSender(at string, s SMTPSender, e *smtpEntrance) smtpSende
 			continue
 		}
 		for _, name := range names {
-			if t := b.snapshot.tenants[name]; t != nil && !t.senders.Allows(a) {
+			if t := b.snapshot.tenants[name]; t != nil && !t.mail.Senders.Allows(a) {
 				b.errorf("%s, %s: %s is not among the senders of tenant %s", at, c.word, a.Mailbox(), name)
 			}
 		}

@@ -38,7 +38,7 @@ func (b *builder) tenantOutbox(at string, s tenantSettings, t *tenant) {
 	}
 	t.policy = outbox.Policy{
 		Lifetime:    time.Duration(s.Lifetime),
-		HoldUnknown: s.OnUnknown == "hold", AllRecipients: t.all,
+		HoldUnknown: s.OnUnknown == "hold", AllRecipients: t.mail.AllRecipients,
 		Brake:       s.Brake,
 		Connections: t.limits.connections,
 		Mailbox:     t.mailbox().name(),

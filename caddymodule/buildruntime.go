@@ -131,7 +131,7 @@ func (b *builder) takeOver(ref entryRef, e *entry, before *snapshot) bool {
 // all the same.
 func (b *builder) layFailover(ref entryRef) {
 	t := b.snapshot.tenants[ref.name]
-	if ref.kind != kindTenant || t == nil || t.entry == nil || t.failover == "" {
+	if ref.kind != kindTenant || t == nil || t.entry == nil || t.mail.Failover == "" {
 		return
 	}
 	b.failover(t)

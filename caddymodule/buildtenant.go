@@ -27,24 +27,15 @@ type tenant struct {
 	account tokens.Account
 	user    string
 	// auth has the mechanism that will be used, empty for what the server offers.
-	auth   Auth
-	server mailer.Server
+	auth Auth
 	// authorities is the hash of the certificates that verify the server; zero
 	// for the system's.
 	authorities [sha256.Size]byte
 	from        mailer.Address
-	senders     mailer.Senders
 	senderRules []string
 	// domains are those whose senders go by it.
 	domains []string
-	// recipients are those that messages may go to; nil: any.
-	recipients *mailer.Senders
-	limits     limits
-	// failover names the tenant that sends while this one cannot; empty for none.
-	failover string
-	deliver  mailer.Delivery
-	// all is set where a message goes to all its recipients or to none.
-	all bool
+	limits  limits
 	// warm is set where a connection is kept ready.
 	warm bool
 	// policy is what the outbox does with the tenant's messages; attach completes it.
@@ -53,9 +44,10 @@ type tenant struct {
 	volume volumeLimits
 	// way identifies how it sends, and within which limits; set by attach.
 	way [sha256.Size]byte
-	// source and mail are set by attach. Source is nil without an account.
+	// source is set by attach; nil without an account.
 	source *tokens.Source
-	mail   *mailer.Tenant
+	// mail sends. What it shares with others is set by attach.
+	mail *mailer.Tenant
 }
 
 func (b *builder) tenant(name string, s tenantSettings) {
@@ -64,14 +56,15 @@ func (b *builder) tenant(name string, s tenantSettings) {
 		b.errorf("%s: a name has letters, digits, dots, hyphens and underscores only", at)
 		return
 	}
-	t := &tenant{name: name, origin: s.origin, entry: s.entry, domains: s.Domains, auth: s.Auth, failover: s.Failover, warm: s.Warm}
+	t := &tenant{name: name, origin: s.origin, entry: s.entry, domains: s.Domains, auth: s.Auth, warm: s.Warm}
+	t.mail = &mailer.Tenant{Name: name, Failover: s.Failover}
 	p, ok := b.tenantAuth(at, s, t)
 	if !ok || !b.tenantServer(at, s, t, p) {
 		return
 	}
 	b.tenantLimits(at, s, t, p)
 	b.tenantSenders(at, s, t)
-	t.recipients = b.addresses(at+", allowed_recipients", s.AllowedRecipients)
+	t.mail.Recipients = b.addresses(at+", allowed_recipients", s.AllowedRecipients)
 	b.tenantRecipients(at, s, t)
 	b.tenantOutbox(at, s, t)
 	b.tenantVolume(at, s, t)
@@ -192,7 +185,7 @@ func (b *builder) tenantServer(at string, s tenantSettings, t *tenant, p *provid
 	if b.snapshot.redirectBase != nil {
 		server.LocalName = ehloName(b.snapshot.redirectBase.Hostname())
 	}
-	t.server = server
+	t.mail.Server = server
 	return true
 }
 
@@ -228,7 +221,7 @@ func (b *builder) tenantSenders(at string, s tenantSettings, t *tenant) {
 	if from != "" && !senders.Allows(t.from) {
 		b.errorf("%s, from: %s is not among the tenant's senders", at, t.from.Mailbox())
 	}
-	t.senders, t.senderRules = senders, rules
+	t.mail.Senders, t.senderRules = senders, rules
 }
 
 // addresses reads patterns of addresses; nil for none.

@@ -57,7 +57,7 @@ func (a admin) connectionTest(name, from, by string) (run func(context.Context, 
 		if sender, err = mailer.ParseAddress(from); err != nil {
 			return nil, &adminError{kind: adminInvalid, err: fmt.Errorf("from: %w", reason(err))}
 		}
-		if !t.senders.Allows(sender) {
+		if !t.mail.Senders.Allows(sender) {
 			return nil, &adminError{kind: adminInvalid, err: fmt.Errorf("from: %s is not among the senders of tenant %s", sender.Mailbox(), name)}
 		}
 	}

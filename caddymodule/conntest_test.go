@@ -52,9 +52,9 @@ func newTestBench(t *testing.T) (b *bench, script *mailertest.Script, server str
 	script = &mailertest.Script{Auth: "XOAUTH2", Answers: map[string][]string{"MAIL": {"", "", "550 5.7.60 you may not send as this sender"}}}
 	b = newBench(t, func(s *snapshot) {
 		tenant := s.tenants["default"]
-		script.TLS, tenant.server.RootCAs = mailertest.NewCertificate(t)
-		tenant.server.Host, tenant.server.Port = script.Listen(t)
-		server = net.JoinHostPort(tenant.server.Host, strconv.Itoa(tenant.server.Port))
+		script.TLS, tenant.mail.Server.RootCAs = mailertest.NewCertificate(t)
+		tenant.mail.Server.Host, tenant.mail.Server.Port = script.Listen(t)
+		server = net.JoinHostPort(tenant.mail.Server.Host, strconv.Itoa(tenant.mail.Server.Port))
 	})
 	_, refresh := b.idp.Issue(mailbox, "smtp.send offline_access")
 	var done map[string]any

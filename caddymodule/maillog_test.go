@@ -192,7 +192,7 @@ func TestPatience(t *testing.T) {
 			b := newBench(t, func(s *snapshot) {
 				tenant := s.tenants["default"]
 				tenant.limits.connections = 1
-				tenant.server.Dial = func(context.Context, string, string) (net.Conn, error) {
+				tenant.mail.Server.Dial = func(context.Context, string, string) (net.Conn, error) {
 					client, _ := net.Pipe() // nobody says a word
 					return client, nil
 				}

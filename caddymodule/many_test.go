@@ -154,7 +154,7 @@ func TestManyTenants(t *testing.T) {
 	if took > 5*time.Second {
 		t.Errorf("the start took %v", took)
 	}
-	if each > 4<<10 {
+	if each > 3<<10 {
 		t.Errorf("%d octets a tenant", each)
 	}
 	for _, path := range []string{"/tenants", "/tenants?limit=1000", "/tenants?after=tenant-05000", "/tenants?search=99"} {
@@ -185,7 +185,7 @@ func TestManyConnections(t *testing.T) {
 	}
 	each := (s.heap() - s.bare) / manyTenants
 	t.Logf("%d octets a tenant with a connection", each)
-	if each > 22<<10 {
+	if each > 15<<10 {
 		t.Errorf("%d octets a tenant with a connection", each)
 	}
 }

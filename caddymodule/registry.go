@@ -45,7 +45,7 @@ func (a *App) attach(s *snapshot) error {
 	}
 	for _, name := range names {
 		t := s.tenants[name]
-		if t.mail != nil {
+		if t.mail.Pool != nil {
 			continue
 		}
 		if err := a.attachTenant(s, t); err != nil {
@@ -84,10 +84,10 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 		s.users[t.account] = others
 		registration = p.settings.Registration()
 	}
-	server := t.server
+	server := &t.mail.Server
 	way := digest("way", server.Host, server.Port, server.Security, server.LocalName,
 		t.authorities, t.auth, t.account, strings.ToLower(t.user), t.nobody(), registration, proxyText(server.Proxy), server.Allow != nil)
-	t.way = digest("tenant", way, fmt.Sprint(t.limits), t.policy.Brake, t.failover, t.deliver.String())
+	t.way = digest("tenant", way, fmt.Sprint(t.limits), t.policy.Brake, t.mail.Failover, t.mail.Deliver.String())
 	pool, err := a.holdings.pool(connectionsKey(digest("connections", way, fmt.Sprint(t.limits))), t.limits)
 	if err != nil {
 		return err
@@ -105,20 +105,8 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 			"tenant", t.name, "server", server.Host)
 	}
 	a.warnAstray(t)
-	t.mail = &mailer.Tenant{
-		Name:          t.name,
-		Server:        server,
-		Senders:       t.senders,
-		Recipients:    t.recipients,
-		Pool:          pool,
-		Auth:          t.authenticator(),
-		Limits:        limiter,
-		Breaker:       breaker,
-		Failover:      t.failover,
-		Deliver:       t.deliver,
-		AllRecipients: t.all,
-		Paced:         func(c mailer.PaceChange) { a.logPace(t.name, c) },
-	}
+	t.mail.Pool, t.mail.Auth, t.mail.Limits, t.mail.Breaker = pool, t.authenticator(), limiter, breaker
+	t.mail.Paced = func(c mailer.PaceChange) { a.logPace(t.name, c) }
 	t.policy.Limits.Drain = pool.Drain
 	return nil
 }
@@ -126,16 +114,16 @@ func (a *App) attachTenant(s *snapshot, t *tenant) error {
 // warnAstray tells of a tenant whose mail does not reach its recipients.
 func (a *App) warnAstray(t *tenant) {
 	switch {
-	case t.deliver.Nowhere:
+	case t.mail.Deliver.Nowhere:
 		a.logger.Warn("this tenant delivers nothing: its mail is checked and dropped, and reported as sent; remove `deliver none` to send",
 			"tenant", t.name)
-	case t.deliver.Astray():
+	case t.mail.Deliver.Astray():
 		a.logger.Warn("this tenant delivers all its mail to one address in place of its recipients; remove `deliver` to send to them",
-			"tenant", t.name, "to", t.deliver.To.Mailbox())
+			"tenant", t.name, "to", t.mail.Deliver.To.Mailbox())
 	}
-	if t.deliver.Astray() && t.failover != "" {
+	if t.mail.Deliver.Astray() && t.mail.Failover != "" {
 		a.logger.Warn("the failover of this tenant has no effect as long as it has `deliver`: what is for nobody else must not go elsewhere",
-			"tenant", t.name, "failover", t.failover)
+			"tenant", t.name, "failover", t.mail.Failover)
 	}
 }
 

@@ -20,7 +20,7 @@ func TestSharedSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	of := func(name string) any { return s.tenants[name].server.Sessions }
+	of := func(name string) any { return s.tenants[name].mail.Server.Sessions }
 	if of("a") == nil || of("a") != of("b") || of("c") != of("d") || of("a") == of("c") {
 		t.Errorf("a %p, b %p, c %p, d %p", of("a"), of("b"), of("c"), of("d"))
 	}

@@ -100,7 +100,7 @@ func (a *App) troubles(ctx context.Context, l diagnosis.Language) []trouble {
 	for name, t := range s.tenants {
 		if v := viewSending(t); v.Sending == "failed_over" {
 			list = append(list, trouble{
-				Kind: troubleFailedOver, Tenant: name, What: "the tenant cannot send; its mail goes by its failover tenant " + t.failover + ": " + v.Cause,
+				Kind: troubleFailedOver, Tenant: name, What: "the tenant cannot send; its mail goes by its failover tenant " + t.mail.Failover + ": " + v.Cause,
 				Who: string(tokens.WhoOperator), Do: "see with a connection test what is wrong",
 			})
 		}

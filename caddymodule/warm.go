@@ -58,7 +58,7 @@ func (a *App) keepWarm(ctx context.Context) {
 func (s *snapshot) wantWarm() []*tenant {
 	var list []*tenant
 	for _, t := range s.tenants {
-		if t.warm && !t.deliver.Nowhere {
+		if t.warm && !t.mail.Deliver.Nowhere {
 			list = append(list, t)
 		}
 	}

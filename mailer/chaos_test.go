@@ -312,7 +312,7 @@ func TestChaos(t *testing.T) {
 				Timeouts: Timeouts{Dial: time.Second, Greeting: time.Second, Command: 300 * time.Millisecond, Block: 300 * time.Millisecond, Final: 500 * time.Millisecond},
 			}}
 			if secure {
-				tenant.Server.Security, tenant.Server.RootCAs, tenant.Server.Sessions = ImplicitTLS, roots, tls.NewLRUClientSessionCache(8)
+				tenant.Server.Security, tenant.Server.RootCAs, tenant.Server.Sessions = ImplicitTLS, roots, new(Sessions)
 				tenant.Server.Host = "127.0.0.1"
 			}
 			type out struct {

@@ -1,7 +1,6 @@
 package mailer
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -52,13 +51,13 @@ const (
 // made by [Tenant.Submit] and kept by a [Pool]. It serves one goroutine at a
 // time.
 type Conn struct {
-	server   Server
+	server   *Server // not changed
 	timeouts Timeouts
 	raw      net.Conn // closing it breaks off whatever is under way
 	nc       net.Conn // raw, or TLS over it
-	r        *bufio.Reader
+	r        ear
 	secure   bool
-	caps     map[string]string // keyword to parameters, of the last EHLO
+	offered  offers // by the last EHLO
 
 	probe  *probe
 	cork   *cork  // between nc and raw; nil without TLS
@@ -143,7 +142,7 @@ func (c *Conn) commandWithin(ctx context.Context, stage Stage, d time.Duration, 
 		if _, err = c.nc.Write([]byte(line + "\r\n")); err != nil {
 			return err
 		}
-		raw, err = readReply(c.r)
+		raw, err = readReply(c.r.reader())
 		return err
 	})
 	if e != nil {
@@ -184,7 +183,7 @@ func (c *Conn) greeting(ctx context.Context) *Error {
 	return traced(ctx, StageGreeting, func(f *Facts) *Error {
 		var raw rawReply
 		e := c.do(ctx, StageGreeting, c.timeouts.Greeting, func() (err error) {
-			raw, err = readReply(c.r)
+			raw, err = readReply(c.r.reader())
 			return err
 		})
 		f.greeting(raw)
@@ -208,31 +207,28 @@ func (c *Conn) greeting(ctx context.Context) *Error {
 // hello says EHLO and forgets what an earlier EHLO told. There is no falling
 // back to HELO: no submission server (RFC 6409) lacks extensions.
 func (c *Conn) hello(ctx context.Context) *Error {
-	c.caps = nil
+	c.offered = ""
 	return traced(ctx, StageEHLO, func(f *Facts) *Error {
 		raw, e := c.expect(ctx, StageEHLO, 2, "EHLO "+c.server.localName())
 		if e != nil {
 			return e
 		}
-		c.caps = make(map[string]string, len(raw.lines))
-		for _, line := range raw.lines[1:] {
-			word, params, _ := strings.Cut(line, " ")
-			c.caps[strings.ToUpper(word)] = params
-		}
+		c.offered = newOffers(raw.lines[1:])
 		f.hello(c, raw)
 		return nil
 	})
 }
 
 func (c *Conn) offers(keyword string) bool {
-	_, ok := c.caps[keyword]
+	_, ok := c.offered.of(keyword)
 	return ok
 }
 
 // maxSize is the largest message that the server takes, or 0 where it does not
 // say (RFC 1870, section 3).
 func (c *Conn) maxSize() int64 {
-	n, err := strconv.ParseInt(strings.TrimSpace(c.caps["SIZE"]), 10, 64)
+	size, _ := c.offered.of("SIZE")
+	n, err := strconv.ParseInt(strings.TrimSpace(size), 10, 64)
 	if err != nil || n < 0 {
 		return 0
 	}
@@ -242,7 +238,8 @@ func (c *Conn) maxSize() int64 {
 // mechanisms are the SASL mechanisms offered, without what is no mechanism's
 // name (RFC 4422, section 3.1), since errors list them.
 func (c *Conn) mechanisms() []string {
-	list := strings.Fields(strings.ToUpper(c.caps["AUTH"]))
+	auth, _ := c.offered.of("AUTH")
+	list := strings.Fields(strings.ToUpper(auth))
 	list = slices.DeleteFunc(list, func(s string) bool {
 		return len(s) > 20 || strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != ""
 	})

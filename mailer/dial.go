@@ -1,7 +1,6 @@
 package mailer
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -53,7 +52,7 @@ type Server struct {
 	Timeouts  Timeouts
 	// Sessions keep TLS sessions, which shorten later handshakes. Servers may share
 	// them where RootCAs are the same. Nil: every handshake is a full one.
-	Sessions tls.ClientSessionCache
+	Sessions *Sessions
 	// Proxy leads to the server, unless it is zero. It looks Host up; RootCAs
 	// verify its certificate too, where it has one. It excludes Plaintext, since
 	// what the proxy would connect to cannot be checked.
@@ -97,7 +96,7 @@ func (s Server) check() *Error {
 
 // connect returns a connection that is ready for mail. With a nil
 // authenticator it does not sign in. Where there is no token it does not dial.
-func (s Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
+func (s *Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
 	if p, ok := a.(interface{ prepare(context.Context) *Error }); ok {
 		if e := p.prepare(ctx); e != nil {
 			named := *e
@@ -110,7 +109,7 @@ func (s Server) connect(ctx context.Context, a Authenticator) (*Conn, *Error) {
 
 // enter dials and signs in. Where the server refuses the sign-in and another one
 // may fare better, it does both once more.
-func (s Server) enter(ctx context.Context, a Authenticator) (*Conn, *Error) {
+func (s *Server) enter(ctx context.Context, a Authenticator) (*Conn, *Error) {
 	for again := true; ; again = false {
 		c, e := s.open(ctx)
 		if e != nil || a == nil {
@@ -131,7 +130,7 @@ func (s Server) enter(ctx context.Context, a Authenticator) (*Conn, *Error) {
 
 // open dials and goes on until EHLO has been answered, over TLS unless
 // Plaintext is set.
-func (s Server) open(ctx context.Context) (*Conn, *Error) {
+func (s *Server) open(ctx context.Context) (*Conn, *Error) {
 	if e := s.check(); e != nil {
 		return nil, e
 	}
@@ -264,8 +263,8 @@ func (s Server) nearAddrs(ctx context.Context) ([]string, error) {
 }
 
 func (c *Conn) use(nc net.Conn) {
-	c.nc = nc
-	c.r = bufio.NewReader(nc)
+	c.r.rest() // it is empty
+	c.nc, c.r = nc, ear{from: nc}
 }
 
 func (c *Conn) startTLS(ctx context.Context) *Error {
@@ -297,14 +296,7 @@ func (c *Conn) startTLS(ctx context.Context) *Error {
 }
 
 func (c *Conn) handshake(ctx context.Context) *Error {
-	t := tls.Client(c.corked(), &tls.Config{
-		ServerName:         c.server.Host,
-		RootCAs:            c.server.RootCAs,
-		MinVersion:         tls.VersionTLS12,
-		ClientSessionCache: c.server.Sessions,
-		// Small records help pages that are shown while they come in, not mail.
-		DynamicRecordSizingDisabled: true,
-	})
+	t := tls.Client(c.corked(), c.server.Sessions.config(c.server))
 	e := traced(ctx, StageTLS, func(f *Facts) *Error {
 		e := c.do(ctx, StageTLS, c.timeouts.Greeting, t.Handshake)
 		f.handshake(t.ConnectionState(), e)

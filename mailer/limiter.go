@@ -37,7 +37,14 @@ type Limiter struct {
 	// eased is set while there is neither a limit nor trouble.
 	eased atomic.Bool
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// tally is nil as long as there was neither: there are very many mailboxes, and few
+	// of them have a limit.
+	*tally
+}
+
+// tally is what a mailbox is held back by.
+type tally struct {
 	waiting  list.List   // of *turn; the first has the next turn
 	timer    *time.Timer // set for the first in waiting
 	inFlight int
@@ -68,13 +75,23 @@ func (l *Limiter) init() {
 	l.once.Do(func() {
 		l.began = time.Now()
 		l.Per = orDefault(l.Per, time.Minute)
-		l.window = newWindow(l.Rate, l.Per)
-		l.day.most = l.RecipientsPerDay
-		l.trouble.connections = orDefault(l.Connections, 2)
-		l.trouble.most = l.trouble.connections
 		l.free.l = l
 		l.eased.Store(!l.limited())
+		if l.limited() {
+			l.countLocked() // nobody else is here yet
+		}
 	})
+}
+
+// countLocked begins to count, if nobody does.
+func (l *Limiter) countLocked() {
+	if l.tally != nil {
+		return
+	}
+	most := orDefault(l.Connections, 2)
+	l.tally = &tally{
+		window: newWindow(l.Rate, l.Per), day: day{most: l.RecipientsPerDay}, trouble: trouble{connections: most, most: most},
+	}
 }
 
 func (l *Limiter) limited() bool { return l.Rate > 0 || l.RecipientsPerDay > 0 }
@@ -273,6 +290,7 @@ func (r *Reservation) Done(got Receipt, err error) PaceChange {
 	if r.given {
 		return PaceChange{}
 	}
+	l.countLocked()
 	now := l.clock()
 	if r != &l.free {
 		r.given = true
@@ -337,6 +355,9 @@ func (l *Limiter) Held() *Error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.tally == nil {
+		return nil
+	}
 	now := l.clock()
 	l.expireLocked(now)
 	return l.day.refuse(now, 1)

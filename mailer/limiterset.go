@@ -10,10 +10,14 @@ func (l *Limiter) Set(rate int, per time.Duration, recipientsPerDay, connections
 	l.init()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.clock()
-	l.expireLocked(now)
 	l.Rate, l.Per = rate, orDefault(per, time.Minute)
 	l.RecipientsPerDay, l.Connections = recipientsPerDay, connections
+	if l.tally == nil && !l.limited() {
+		return
+	}
+	l.countLocked()
+	now := l.clock()
+	l.expireLocked(now)
 	l.window.set(newWindow(l.Rate, l.Per))
 	l.day.most = l.RecipientsPerDay
 	l.trouble.set(orDefault(l.Connections, 2))

@@ -173,6 +173,7 @@ func (p *Pool) put(c *Conn) {
 		c.broken = true
 	}
 	c.used = p.now()
+	c.rest()
 	if c.r.Buffered() > 0 { // see errOutOfTurn
 		c.broken = true
 	}

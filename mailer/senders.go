@@ -13,16 +13,17 @@ import (
 // Case does not count, neither in the domain nor in the local part. The zero
 // value allows nobody. A Senders may be used by several goroutines at once.
 type Senders struct {
-	any       bool
-	domains   map[string]struct{}
-	mailboxes map[string]struct{}
+	any bool
+	// domains and mailboxes are in order. Most lists have one or two: maps would be
+	// many times as large.
+	domains, mailboxes []string
 }
 
 // ParseSenders reads patterns: "user@example.com", "*@example.com" for a domain
 // without its subdomains, or "*" for any address. A failure is an [*Error] with
 // Code "bad_pattern".
 func ParseSenders(patterns ...string) (Senders, error) {
-	s := Senders{domains: map[string]struct{}{}, mailboxes: map[string]struct{}{}}
+	var s Senders
 	for _, p := range patterns {
 		if p == "*" {
 			s.any = true
@@ -33,7 +34,7 @@ func ParseSenders(patterns ...string) (Senders, error) {
 			if fault != "" {
 				return Senders{}, invalidf("", "bad_pattern", "pattern %s %s", excerpt(p), fault)
 			}
-			s.domains[domain] = struct{}{}
+			s.domains = append(s.domains, domain)
 			continue
 		}
 		if strings.Contains(p, "*") {
@@ -43,9 +44,21 @@ func ParseSenders(patterns ...string) (Senders, error) {
 		if fault != "" {
 			return Senders{}, invalidf("", "bad_pattern", "pattern %s %s", excerpt(p), fault)
 		}
-		s.mailboxes[asciiLower(local)+"@"+domain] = struct{}{}
+		s.mailboxes = append(s.mailboxes, asciiLower(local)+"@"+domain)
 	}
+	s.domains, s.mailboxes = inOrder(s.domains), inOrder(s.mailboxes)
 	return s, nil
+}
+
+// inOrder sorts a list and leaves out what comes again.
+func inOrder(list []string) []string {
+	slices.Sort(list)
+	return slices.Clip(slices.Compact(list))
+}
+
+func has(list []string, s string) bool {
+	_, ok := slices.BinarySearch(list, s)
+	return ok
 }
 
 // Allows reports whether a may send. The null sender may not.
@@ -57,11 +70,7 @@ func (s Senders) Allows(a Address) bool {
 		return true
 	}
 	domain := asciiLower(a.Domain)
-	if _, ok := s.domains[domain]; ok {
-		return true
-	}
-	_, ok := s.mailboxes[asciiLower(a.Local)+"@"+domain]
-	return ok
+	return has(s.domains, domain) || len(s.mailboxes) > 0 && has(s.mailboxes, asciiLower(a.Local)+"@"+domain)
 }
 
 // Covers reports whether all senders that o allows are allowed, as far as the
@@ -70,15 +79,13 @@ func (s Senders) Covers(o Senders) bool {
 	if s.any || o.any {
 		return s.any
 	}
-	for d := range o.domains {
-		if _, ok := s.domains[d]; !ok {
+	for _, d := range o.domains {
+		if !has(s.domains, d) {
 			return false
 		}
 	}
-	for m := range o.mailboxes {
-		_, exact := s.mailboxes[m]
-		_, whole := s.domains[m[strings.LastIndexByte(m, '@')+1:]]
-		if !exact && !whole {
+	for _, m := range o.mailboxes {
+		if !has(s.mailboxes, m) && !has(s.domains, m[strings.LastIndexByte(m, '@')+1:]) {
 			return false
 		}
 	}

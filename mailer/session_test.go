@@ -1,7 +1,6 @@
 package mailer
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"testing"
 
@@ -17,7 +16,7 @@ func TestSessions(t *testing.T) {
 	s.TLS, roots = mailertest.NewCertificate(t)
 	s.TLS.SessionTicketsDisabled = false
 	host, port := s.Listen(t)
-	server := Server{Host: host, Port: port, RootCAs: roots, Sessions: tls.NewLRUClientSessionCache(8)}
+	server := Server{Host: host, Port: port, RootCAs: roots, Sessions: new(Sessions)}
 	signIn := func(s Server) (*TLSFacts, error) {
 		var tls *TLSFacts
 		err := (&Tenant{Server: s}).SignIn(withTrace(t.Context(), func(st Step) {

@@ -142,13 +142,14 @@ func (f *Facts) reply(raw rawReply) {
 
 // hello tells what the server said to EHLO.
 func (f *Facts) hello(c *Conn, raw rawReply) {
-	if f == nil || c.caps == nil {
+	if f == nil {
 		return
 	}
 	f.Capabilities = factList(raw.lines[1:])
 	f.MaxSize = c.maxSize()
 	f.Mechanisms = c.mechanisms()
-	for word := range strings.FieldsSeq(strings.ToUpper(c.caps["LIMITS"])) {
+	limits, _ := c.offered.of("LIMITS")
+	for word := range strings.FieldsSeq(strings.ToUpper(limits)) {
 		name, value, _ := strings.Cut(word, "=")
 		n, err := strconv.ParseInt(value, 10, 64)
 		if err != nil || (name != "MAILMAX" && name != "RCPTMAX" && name != "RCPTDOMAINMAX") {

@@ -318,6 +318,6 @@ func (t *transaction) shifted(ctx context.Context, last Reply) bool {
 		_, e := c.hear(ctx, StageFinal, min(c.timeouts.Final, lastWords))
 		return e == nil
 	}
-	code, _ := c.r.Peek(min(c.r.Buffered(), len("421")))
+	code := c.r.there(len("421"))
 	return len(code) > 0 && string(code) != "421"
 }

@@ -170,6 +170,7 @@ func (k *cork) pull() error {
 
 // rest gives back what buffers there are, between transactions.
 func (c *Conn) rest() {
+	c.r.rest()
 	c.out.drop()
 	if k := c.cork; k != nil && k.buf != nil {
 		*k.buf = (*k.buf)[:0]
@@ -202,7 +203,7 @@ func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Rep
 	}
 	var raw rawReply
 	if err == nil {
-		raw, err = readReply(c.r)
+		raw, err = readReply(c.r.reader())
 	}
 	if err != nil {
 		return Reply{}, c.lost(stage, lostCause(ctx, err))
@@ -212,7 +213,7 @@ func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Rep
 
 // heard reports whether a reply of one line is there already, in whole.
 func (c *Conn) heard() bool {
-	there, _ := c.r.Peek(c.r.Buffered())
+	there := c.r.there(c.r.Buffered())
 	return len(there) > len("250 ") && there[3] == ' ' && bytes.IndexByte(there, '\n') >= 0
 }
 
@@ -221,7 +222,7 @@ func (c *Conn) speaks(within time.Duration) bool {
 	if c.nc.SetReadDeadline(time.Now().Add(within)) != nil {
 		return true
 	}
-	_, err := c.r.Peek(1)
+	_, err := c.r.reader().Peek(1)
 	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
