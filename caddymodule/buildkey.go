@@ -175,6 +175,9 @@ func (b *builder) keyLimits(at string, s keySettings, k *apiKey) {
 	}
 }
 
+// ended reports whether the key may be used no more.
+func (k *apiKey) ended(now time.Time) bool { return !k.expires.IsZero() && !now.Before(k.expires) }
+
 // may reports whether the key has a scope.
 func (k *apiKey) may(scope string) bool {
 	return len(k.scopes) == 0 || slices.Contains(k.scopes, scope)

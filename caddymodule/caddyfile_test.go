@@ -137,7 +137,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"bad number", app("tenant a {\nconnections many\n}"), "bad connections value 'many': must be a whole number above zero, at Caddyfile:4"},
 		{"zero", app("tenant a {\nconnections 0\n}"), "at Caddyfile:4"},
 		{"outbox without an engine", app("outbox"), "want outbox off, or outbox <engine> with what the engine takes, such as outbox bbolt, at Caddyfile:3"},
-		{"outbox unknown", app("outbox redis"), "getting module named 'oauth_mail.outbox.redis': module not registered"},
+		{"outbox unknown", app("outbox redis"), "there is no outbox redis in this program, which has bbolt, off; others, such as river, are modules that Caddy is built with, at Caddyfile:3"},
 		{"outbox off with more", app("outbox off now"), "at Caddyfile:3"},
 		{"outbox off with a block", app("outbox off {\nmax_size 1GiB\n}"), "unrecognized subdirective max_size: none is taken here, at Caddyfile:4"},
 		{"outbox in two folders", app("outbox bbolt /a /b"), "at Caddyfile:3"},

@@ -109,7 +109,7 @@ func replaced(r *http.Request, text string) string {
 // usable reports why a key may not be used by a request.
 func (k *apiKey) usable(r *http.Request) *problem {
 	switch {
-	case !k.expires.IsZero() && !time.Now().Before(k.expires):
+	case k.ended(time.Now()):
 		return refuse(http.StatusForbidden, nameInvalidKey, "expired_key",
 			"The API key has expired. Ask the operator of this server for a new one.")
 	case len(k.networks) > 0 && !inAny(k.networks, parseClient(clientIP(r))):

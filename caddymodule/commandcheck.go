@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -15,7 +16,9 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	return verb("check [<file>]", "Checks a configuration without a network, and tells what it lacks for mail", cobra.MaximumNArgs(1), (*commandLine).check)
+	cmd := verb("check [<file>]", "Checks a configuration without a network, and tells what it lacks for mail", cobra.MaximumNArgs(1), (*commandLine).check)
+	cmd.Flags().StringArray("envfile", nil, "File with variables of the environment, a NAME=value on each line; may be repeated")
+	return cmd
 }
 
 // checkReport is what a configuration has and lacks.
@@ -42,6 +45,11 @@ func (c *commandLine) check(args []string) error {
 	file := c.text("config")
 	if len(args) > 0 {
 		file = args[0]
+	}
+	for _, name := range c.texts("envfile") {
+		if err := loadEnvFile(name); err != nil {
+			return &exit{exitUsage, "--envfile: " + err.Error()}
+		}
 	}
 	config, name, _, err := caddycmd.LoadConfig(file, c.text("adapter"))
 	if err != nil {
@@ -77,6 +85,10 @@ func checkConfig(name string, config []byte) checkReport {
 	}
 	if err != nil {
 		r.Error = err.Error()
+		// Through which of its modules Caddy came here helps nobody.
+		if _, own, found := strings.Cut(r.Error, "provision oauth_mail: "); found {
+			r.Error = own
+		}
 		return r
 	}
 	r.OK = true
@@ -133,10 +145,54 @@ func lacks(app *App, handlers []*Handler, people bool) []string {
 		p := app.Providers[name]
 		for i, credential := range p.Credentials {
 			note(credential.Secret != "" && !strings.Contains(credential.Secret, "{"), "provider %s: client_secret %d stands in the configuration; put it into a file or the environment: {file.…}, {env.…}", name, i+1)
-			note(credential.Secret != "" && credential.Expires == "", "provider %s: say when client_secret %d ends (client_secret_expires), and you are told before", name, i+1)
+			note(credential.Secret != "" && credential.Expires == "" && !slices.Contains(lastingSecrets, p.Preset), "provider %s: say when client_secret %d ends (client_secret_expires), and you are told before", name, i+1)
 		}
 	}
 	return findings
+}
+
+// lastingSecrets are the presets of vendors whose client secrets do not end by
+// themselves.
+var lastingSecrets = []string{"google", "yahoo", "aol", "fastmail"}
+
+// loadEnvFile sets variables of the environment by a file as `caddy run --envfile` takes
+// it; what is set already stays. A value is on one line.
+func loadEnvFile(name string) error {
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	values := make(map[string]string)
+	n := 0
+	for line := range strings.Lines(string(content)) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		variable, value, found := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		if !found || variable == "" || strings.Contains(variable, " ") {
+			return fmt.Errorf("%s, line %d: must be NAME=value", name, n) // the line may hold a secret
+		}
+		value, _, _ = strings.Cut(value, "#")
+		value = strings.TrimRight(value, " \t")
+		if quote := value[:min(1, len(value))]; quote == `"` || quote == "'" {
+			if len(value) < 2 || !strings.HasSuffix(value, quote) {
+				return fmt.Errorf("%s, line %d: the value has no end on this line", name, n)
+			}
+			value = value[1 : len(value)-1]
+		}
+		values[variable] = value
+	}
+	for variable, value := range values {
+		if _, set := os.LookupEnv(variable); set {
+			continue
+		}
+		if err := os.Setenv(variable, value); err != nil {
+			return fmt.Errorf("%s, %s: %w", name, variable, err)
+		}
+	}
+	return nil
 }
 
 // findHandlers finds the handlers oauth_mail anywhere in a configuration.

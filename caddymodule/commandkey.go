@@ -30,16 +30,22 @@ func (c *commandLine) keys([]string) error {
 	}
 	return c.show(answer, &v, func() {
 		w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "KEY\tFROM\tTENANT\tSCOPES\tLAST USED")
+		fmt.Fprintln(w, "KEY\tFROM\tTENANT\tSCOPES\tENDS\tLAST USED")
 		for _, k := range v.Keys {
-			used, tenant := "-", k.Tenant
+			used, ends, tenant := "-", "-", k.Tenant
+			if k.ExpiresAt != nil {
+				ends = k.ExpiresAt.Local().Format(time.DateTime)
+				if !k.ExpiresAt.After(time.Now()) {
+					ends = "HAS ENDED"
+				}
+			}
 			if k.LastUsedAt != nil {
 				used = k.LastUsedAt.Local().Format(time.DateTime)
 			}
 			if tenant == "" {
 				tenant = strings.Join(k.Tenants, ",")
 			}
-			fmt.Fprintf(w, "%s\t%v\t%s\t%s\t%s\n", k.Name, k.Origin, tenant, strings.Join(k.Scopes, ","), used)
+			fmt.Fprintf(w, "%s\t%v\t%s\t%s\t%s\t%s\n", k.Name, k.Origin, tenant, strings.Join(k.Scopes, ","), ends, used)
 		}
 		_ = w.Flush()
 	})

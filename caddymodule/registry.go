@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
@@ -61,6 +62,9 @@ func (a *App) attach(s *snapshot) error {
 			return fmt.Errorf("key %s: %w", k.name, err)
 		}
 		k.use = use
+		if k.ended(time.Now()) {
+			a.logger.Warn("an API key has ended, and whoever presents it is refused; give it another end, or take it away", "key", k.name, "ended", k.expires)
+		}
 	}
 	return nil
 }
