@@ -198,10 +198,7 @@ func TestNoticeLeavesTheUnsaved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
-		f.expired()
-		f.storage.Fail(tokenstest.OpStore, -1, nil)
-		s := f.source()
-		token := f.mustToken(s)
+		s, token := f.unsaved()
 		f.storage.Fail(tokenstest.OpStore, 0, nil)
 		time.Sleep(10 * time.Minute)
 		s.cell.mu.Lock()

@@ -75,10 +75,7 @@ func TestRejectUnsaved(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := setUp(t)
-		f.expired()
-		f.storage.Fail(tokenstest.OpStore, -1, nil)
-		s := f.source()
-		first := f.mustToken(s)
+		s, first := f.unsaved()
 		s.Reject(first)
 		if got := f.mustToken(s); got == first {
 			t.Error("the refused token was handed out again")
