@@ -1,11 +1,7 @@
 package mailer
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"io"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -14,45 +10,14 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
-// cannedConn is a server that says its replies one after the other, whatever it
-// hears, and keeps what it heard.
-type cannedConn struct {
-	net.Conn
-	replies []string
-	heard   bytes.Buffer
-}
-
-func (c *cannedConn) Read(p []byte) (int, error) {
-	if len(c.replies) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, c.replies[0])
-	c.replies = c.replies[1:]
-	return n, nil
-}
-func (c *cannedConn) Write(p []byte) (int, error)      { return c.heard.Write(p) }
-func (*cannedConn) Close() error                       { return nil }
-func (*cannedConn) SetDeadline(time.Time) error        { return nil }
-func (*cannedConn) SetReadDeadline(time.Time) error    { return nil }
-func (*cannedConn) SetWriteDeadline(t time.Time) error { return nil }
-
 // onWire submits to a server that agrees to everything and returns what the
 // client wrote.
 func onWire(t *testing.T, env Envelope, content Content, o Options, offer ...string) ([]byte, error) {
 	t.Helper()
-	nc := &cannedConn{replies: []string{"220 hi\r\n", "250-hi\r\n250-8BITMIME\r\n250-DSN\r\n250-" + strings.Join(offer, "\r\n250-") + "\r\n250 SMTPUTF8\r\n", "250 ok\r\n"}}
-	for range env.To {
-		nc.replies = append(nc.replies, "250 ok\r\n")
-	}
-	if !slices.Contains(offer, "CHUNKING") {
-		nc.replies = append(nc.replies, "354 go\r\n")
-	}
-	nc.replies = append(nc.replies, "250 taken\r\n", "221 bye\r\n")
-	tenant := &Tenant{Name: "lab", Server: Server{Host: "127.0.0.1", Port: 25, Security: Plaintext, Dial: func(context.Context, string, string) (net.Conn, error) {
-		return nc, nil
-	}}}
+	server := mailertest.NewAgreeable(len(env.To), offer...)
+	tenant := &Tenant{Name: "lab", Server: Server{Host: "127.0.0.1", Port: 25, Security: Plaintext, Dial: server.Dial}}
 	_, err := tenant.Submit(t.Context(), env, content, o)
-	return nc.heard.Bytes(), err
+	return server.Heard(), err
 }
 
 // TestSmuggling puts another transaction into everything that a message is made

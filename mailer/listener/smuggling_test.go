@@ -1,62 +1,28 @@
 package listener
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"net"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
 
-// canned is a mail server that says its replies one after the other, whatever it
-// hears, and keeps what it heard.
-type canned struct {
-	net.Conn
-	replies []string
-	heard   bytes.Buffer
-}
-
-func (c *canned) Read(p []byte) (int, error) {
-	if len(c.replies) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, c.replies[0])
-	c.replies = c.replies[1:]
-	return n, nil
-}
-func (c *canned) Write(p []byte) (int, error)      { return c.heard.Write(p) }
-func (*canned) Close() error                       { return nil }
-func (*canned) SetDeadline(time.Time) error        { return nil }
-func (*canned) SetReadDeadline(time.Time) error    { return nil }
-func (*canned) SetWriteDeadline(t time.Time) error { return nil }
-
 // onward sends a submission through mailer and returns what its client wrote.
 func onward(ctx context.Context, s mailer.Submission, offer []string) ([]byte, error) {
-	nc := &canned{replies: []string{"220 hi\r\n", "250-hi\r\n250-8BITMIME\r\n250-" + strings.Join(offer, "\r\n250-") + "\r\n250 SMTPUTF8\r\n", "250 ok\r\n"}}
-	for range s.Envelope.To {
-		nc.replies = append(nc.replies, "250 ok\r\n")
-	}
-	if !slices.Contains(offer, "CHUNKING") {
-		nc.replies = append(nc.replies, "354 go\r\n")
-	}
-	nc.replies = append(nc.replies, "250 taken\r\n", "221 bye\r\n")
+	server := mailertest.NewAgreeable(len(s.Envelope.To), offer...)
 	anybody, _ := mailer.ParseSenders("*")
 	m := mailer.Mailer{Lookup: func(string) (*mailer.Tenant, bool) {
 		return &mailer.Tenant{Name: "lab", Senders: anybody, Server: mailer.Server{
-			Host: "127.0.0.1", Port: 25, Security: mailer.Plaintext,
-			Dial: func(context.Context, string, string) (net.Conn, error) { return nc, nil },
+			Host: "127.0.0.1", Port: 25, Security: mailer.Plaintext, Dial: server.Dial,
 		}}, true
 	}}
 	s.Options = mailer.Options{}
 	_, err := m.Send(ctx, s)
-	return nc.heard.Bytes(), err
+	return server.Heard(), err
 }
 
 // TestSmuggling has an honest client bring texts that hold another transaction. They
