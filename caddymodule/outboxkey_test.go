@@ -87,7 +87,7 @@ func TestOutboxSealer(t *testing.T) {
 	k1, k2 := tokens.NewKey(), tokens.NewKey()
 	var s outboxSealer
 	s.use(ring(k1), ring(k2, k1))
-	sealed, err := s.Seal("name", []byte("text"))
+	sealed, err := s.AppendSeal(nil, "name", []byte("text"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestOutboxSealer(t *testing.T) {
 	}
 	if newer, err := ring(k2).Seal("name", []byte("text")); err != nil {
 		t.Error(err)
-	} else if text, err := s.Open("name", newer); err != nil || string(text) != "text" {
+	} else if text, err := s.AppendOpen(nil, "name", newer); err != nil || string(text) != "text" {
 		t.Errorf("sealed with the new key: %q, %v", text, err)
 	}
 	if err := s.check(ring(k2)); !errors.Is(err, tokens.ErrUnknownKey) {
@@ -106,7 +106,7 @@ func TestOutboxSealer(t *testing.T) {
 		t.Errorf("keys with the one in use: %v", err)
 	}
 	s.use(ring(k2, k1))
-	if sealed, err = s.Seal("name", nil); err != nil {
+	if sealed, err = s.AppendSeal(nil, "name", nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ring(k2).Open("name", sealed); err != nil {

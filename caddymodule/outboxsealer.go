@@ -19,15 +19,15 @@ type outboxSealer struct {
 // use takes the keys of configurations, the oldest first.
 func (s *outboxSealer) use(rings ...*tokens.KeyRing) { s.rings.Store(&rings) }
 
-// Seal implements [outbox.Sealer].
-func (s *outboxSealer) Seal(name string, plaintext []byte) ([]byte, error) {
-	return (*s.rings.Load())[0].Seal(name, plaintext)
+// AppendSeal implements [outbox.Sealer].
+func (s *outboxSealer) AppendSeal(dst []byte, name string, plaintext []byte) ([]byte, error) {
+	return (*s.rings.Load())[0].AppendSeal(dst, name, plaintext)
 }
 
-// Open implements [outbox.Sealer].
-func (s *outboxSealer) Open(name string, sealed []byte) (plaintext []byte, err error) {
+// AppendOpen implements [outbox.Sealer].
+func (s *outboxSealer) AppendOpen(dst []byte, name string, sealed []byte) (plaintext []byte, err error) {
 	for _, r := range *s.rings.Load() {
-		if plaintext, err = r.Open(name, sealed); !errors.Is(err, tokens.ErrUnknownKey) {
+		if plaintext, err = r.AppendOpen(dst, name, sealed); !errors.Is(err, tokens.ErrUnknownKey) {
 			break
 		}
 	}
@@ -42,7 +42,7 @@ func (s *outboxSealer) KeyID() string { return (*s.rings.Load())[0].IDs()[0].Str
 // opened.
 func (s *outboxSealer) check(keys *tokens.KeyRing) error {
 	const name = "oauth_mail: check of the keys"
-	sealed, err := s.Seal(name, nil)
+	sealed, err := s.AppendSeal(nil, name, nil)
 	if err == nil {
 		_, err = keys.Open(name, sealed)
 	}

@@ -124,22 +124,35 @@ func (r *KeyRing) Pseudonym(purpose, text string) string {
 
 // Seal encrypts plaintext as the record with the given name.
 func (r *KeyRing) Seal(name string, plaintext []byte) ([]byte, error) {
-	out := make([]byte, 0, sealHeader+12+len(plaintext)+16)
-	out = append(out, sealMagic...)
+	return r.AppendSeal(nil, name, plaintext)
+}
+
+// AppendSeal does as [KeyRing.Seal], and appends the record to dst, which must not
+// overlap plaintext.
+func (r *KeyRing) AppendSeal(dst []byte, name string, plaintext []byte) ([]byte, error) {
+	dst = slices.Grow(dst, sealHeader+12+len(plaintext)+16)
+	out := append(dst, sealMagic...)
 	out = append(out, sealVersion)
 	out = append(out, r.keys[0].id[:]...)
-	out = out[:sealHeader]
-	rand.Read(out[sealHeader-saltSize:])
-	aead, err := r.keys[0].aead(out[sealHeader-saltSize:])
+	out = out[:len(dst)+sealHeader]
+	header := out[len(dst):]
+	rand.Read(header[sealHeader-saltSize:])
+	aead, err := r.keys[0].aead(header[sealHeader-saltSize:])
 	if err != nil {
 		return nil, err
 	}
-	return aead.Seal(out, nil, plaintext, associated(out, name)), nil //nolint:gosec // the cipher draws the nonce
+	return aead.Seal(out, nil, plaintext, associated(header, name)), nil //nolint:gosec // the cipher draws the nonce
 }
 
 // Open decrypts a record that was sealed under the same name. The error is or
 // wraps one of [ErrUnknownKey], [ErrNewerFormat] and [ErrCorrupt].
 func (r *KeyRing) Open(name string, sealed []byte) ([]byte, error) {
+	return r.AppendOpen(nil, name, sealed)
+}
+
+// AppendOpen does as [KeyRing.Open], and appends the plaintext to dst, which must not
+// overlap sealed.
+func (r *KeyRing) AppendOpen(dst []byte, name string, sealed []byte) ([]byte, error) {
 	id, err := sealedBy(sealed)
 	if err != nil {
 		return nil, err
@@ -155,7 +168,7 @@ func (r *KeyRing) Open(name string, sealed []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if plain, err := aead.Open(nil, nil, sealed[sealHeader:], associated(header, name)); err == nil {
+		if plain, err := aead.Open(dst, nil, sealed[sealHeader:], associated(header, name)); err == nil {
 			return plain, nil
 		}
 	}

@@ -157,3 +157,19 @@ func FuzzOpenSealed(f *testing.F) {
 		}
 	})
 }
+
+// TestAppend: records and plaintexts go behind what is there, and do not read it.
+func TestAppend(t *testing.T) {
+	t.Parallel()
+	ring := testRing(t, 1)
+	sealed, err := ring.AppendSeal([]byte("before"), "name", []byte("text"))
+	if err != nil || !bytes.HasPrefix(sealed, []byte("before")) {
+		t.Fatalf("%q, %v", sealed, err)
+	}
+	if plain, err := ring.AppendOpen([]byte("and "), "name", sealed[len("before"):]); err != nil || string(plain) != "and text" {
+		t.Errorf("%q, %v", plain, err)
+	}
+	if plain, err := ring.AppendOpen([]byte("and "), "other", sealed[len("before"):]); err == nil || len(plain) > 0 {
+		t.Errorf("under another name: %q, %v", plain, err)
+	}
+}

@@ -201,6 +201,8 @@ func (e *DuplicateError) Error() string {
 // under one does not open under another. It keeps nothing of a plaintext. It may be used
 // concurrently.
 type Sealer interface {
-	Seal(name string, plaintext []byte) ([]byte, error)
-	Open(name string, sealed []byte) ([]byte, error)
+	// AppendSeal appends the sealed plaintext to dst, and AppendOpen what was sealed.
+	// What they read and dst must not overlap.
+	AppendSeal(dst []byte, name string, plaintext []byte) ([]byte, error)
+	AppendOpen(dst []byte, name string, sealed []byte) ([]byte, error)
 }

@@ -46,7 +46,7 @@ func (e *Engine) keep(id string, c mailer.Content) (*kept, error) {
 	if err = checkCopy(int64(len(octets)), err, c); err != nil {
 		return nil, err
 	}
-	sealed, err := e.options.Sealer.Seal(contentName(id), octets)
+	sealed, err := e.options.Sealer.AppendSeal(nil, contentName(id), octets)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the content of the message %s: %w", id, err)
 	}
@@ -78,10 +78,11 @@ func (k *kept) writeFile(c mailer.Content) error {
 	}
 	f, err := os.OpenFile(e.contentFile(k.id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
-		w := &chunkWriter{e: e, id: k.id, to: f}
+		w := newChunkWriter(e, k.id, f)
 		if err = copyContent(w, c); err == nil {
 			err = w.end()
 		}
+		w.close()
 		if err == nil {
 			err = e.syncFile(f)
 		}
@@ -136,7 +137,7 @@ func (e *Engine) unlink(id string) {
 func (e *Engine) source(id string, h *header, sealed []byte) (mailer.Source, error) {
 	switch h.kept {
 	case keptInline:
-		plain, err := e.options.Sealer.Open(contentName(id), sealed)
+		plain, err := e.options.Sealer.AppendOpen(nil, contentName(id), sealed)
 		if err != nil {
 			return nil, fmt.Errorf("opening the content of the message %s: %w", id, err)
 		}

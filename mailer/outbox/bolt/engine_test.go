@@ -36,12 +36,12 @@ func newSealer(key string) testSealer {
 	return testSealer{aead}
 }
 
-func (s testSealer) Seal(name string, plain []byte) ([]byte, error) {
-	return s.aead.Seal(nil, nil, plain, []byte(name)), nil
+func (s testSealer) AppendSeal(dst []byte, name string, plain []byte) ([]byte, error) {
+	return s.aead.Seal(dst, nil, plain, []byte(name)), nil
 }
 
-func (s testSealer) Open(name string, sealed []byte) ([]byte, error) {
-	return s.aead.Open(nil, nil, sealed, []byte(name))
+func (s testSealer) AppendOpen(dst []byte, name string, sealed []byte) ([]byte, error) {
+	return s.aead.Open(dst, nil, sealed, []byte(name))
 }
 
 // plug lets commits fail, or wait.

@@ -36,7 +36,7 @@ func (b *batch) check() {
 	if b.e.checked[id] && len(b.e.needless) == 0 {
 		return
 	}
-	sealed, err := b.e.options.Sealer.Seal(checkName, []byte(checkName))
+	sealed, err := b.e.options.Sealer.AppendSeal(nil, checkName, []byte(checkName))
 	if err != nil {
 		b.e.log().Warn("the outbox could not note the key that it seals with", "error", err)
 		return
@@ -58,7 +58,7 @@ func (e *Engine) checkKeys(tx *bbolt.Tx) (needless [][]byte, err error) {
 	checked := map[string]bool{}
 	c := tx.Bucket(bucketMeta).Cursor()
 	for k, v := c.Seek(keyCheck); bytes.HasPrefix(k, keyCheck); k, v = c.Next() {
-		if _, err := e.options.Sealer.Open(checkName, v); err != nil {
+		if _, err := e.options.Sealer.AppendOpen(nil, checkName, v); err != nil {
 			missing = err
 			needless = append(needless, bytes.Clone(k))
 			continue
@@ -91,7 +91,7 @@ func (e *Engine) opens(tx *bbolt.Tx) bool {
 			if !ok {
 				return errDamaged
 			}
-			_, err := e.options.Sealer.Open(laneName(string(tenant)), v)
+			_, err := e.options.Sealer.AppendOpen(nil, laneName(string(tenant)), v)
 			return err
 		})
 	}

@@ -17,11 +17,13 @@ import (
 // ringSealer seals with its first key and opens with all.
 type ringSealer []testSealer
 
-func (r ringSealer) Seal(name string, plain []byte) ([]byte, error) { return r[0].Seal(name, plain) }
+func (r ringSealer) AppendSeal(dst []byte, name string, plain []byte) ([]byte, error) {
+	return r[0].AppendSeal(dst, name, plain)
+}
 
-func (r ringSealer) Open(name string, sealed []byte) (plain []byte, err error) {
+func (r ringSealer) AppendOpen(dst []byte, name string, sealed []byte) (plain []byte, err error) {
 	for _, s := range r {
-		if plain, err = s.Open(name, sealed); err == nil {
+		if plain, err = s.AppendOpen(dst, name, sealed); err == nil {
 			return plain, nil
 		}
 	}
@@ -141,13 +143,13 @@ type namedSealer struct {
 
 func (s switchSealer) KeyID() string { return (*s.ring)[0].id }
 
-func (s switchSealer) Seal(name string, plain []byte) ([]byte, error) {
-	return (*s.ring)[0].Seal(name, plain)
+func (s switchSealer) AppendSeal(dst []byte, name string, plain []byte) ([]byte, error) {
+	return (*s.ring)[0].AppendSeal(dst, name, plain)
 }
 
-func (s switchSealer) Open(name string, sealed []byte) (plain []byte, err error) {
+func (s switchSealer) AppendOpen(dst []byte, name string, sealed []byte) (plain []byte, err error) {
 	for _, k := range *s.ring {
-		if plain, err = k.Open(name, sealed); err == nil {
+		if plain, err = k.AppendOpen(dst, name, sealed); err == nil {
 			return plain, nil
 		}
 	}

@@ -55,7 +55,7 @@ func (e *Engine) sealLane(tenant string, s outbox.Lane) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the state of the lane %q: %w", tenant, err)
 	}
-	sealed, err := e.options.Sealer.Seal(laneName(tenant), plain)
+	sealed, err := e.options.Sealer.AppendSeal(nil, laneName(tenant), plain)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the state of the lane %q: %w", tenant, err)
 	}
@@ -91,7 +91,7 @@ func (e *Engine) readLanes() error {
 				return errDamaged
 			}
 			l := e.lanes.get(string(tenant))
-			plain, err := e.options.Sealer.Open(laneName(l.tenant), v)
+			plain, err := e.options.Sealer.AppendOpen(nil, laneName(l.tenant), v)
 			if err == nil {
 				err = json.Unmarshal(plain, &l.state)
 			}

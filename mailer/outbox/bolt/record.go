@@ -182,7 +182,7 @@ func (e *Engine) seal(m *outbox.Message) ([]byte, error) {
 		*room = plain
 		defer plaintexts.Put(room)
 	}
-	sealed, err := e.options.Sealer.Seal(messageName(m.ID), plain)
+	sealed, err := e.options.Sealer.AppendSeal(nil, messageName(m.ID), plain)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the message %s: %w", m.ID, err)
 	}
@@ -195,7 +195,7 @@ func (e *Engine) open(id string, record []byte) (*outbox.Message, header, error)
 	if err != nil {
 		return nil, h, fmt.Errorf("message %s: %w", id, err)
 	}
-	plain, err := e.options.Sealer.Open(messageName(id), sealed)
+	plain, err := e.options.Sealer.AppendOpen(nil, messageName(id), sealed)
 	if err != nil {
 		return nil, h, fmt.Errorf("opening the message %s, which takes the key it was sealed with: %w", id, err)
 	}

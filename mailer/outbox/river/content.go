@@ -47,7 +47,7 @@ func (c *chunks) Write(p []byte) (int, error) {
 }
 
 func (c *chunks) flush() error {
-	sealed, err := c.e.Sealer.Seal(chunkName(c.id, c.n), c.buf)
+	sealed, err := c.e.Sealer.AppendSeal(nil, chunkName(c.id, c.n), c.buf)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (r *storedReader) next() error {
 	if err != nil {
 		return err
 	}
-	r.rest, err = r.e.Sealer.Open(chunkName(r.id, r.n), sealed)
+	r.rest, err = r.e.Sealer.AppendOpen(nil, chunkName(r.id, r.n), sealed)
 	if err == nil && len(r.rest) == 0 {
 		err = io.ErrUnexpectedEOF
 	}

@@ -122,7 +122,7 @@ func (e *Engine) setLane(ctx context.Context, tx pgx.Tx, tenant string, l outbox
 		if err != nil {
 			return err
 		}
-		record, err := e.Sealer.Seal("lane/"+tenant, plain)
+		record, err := e.Sealer.AppendSeal(nil, "lane/"+tenant, plain)
 		if err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (e *Engine) closedLane(ctx context.Context, tx pgx.Tx, tenant string) (outb
 }
 
 func (e *Engine) unsealLane(tenant string, record []byte) (l outbox.Lane, err error) {
-	plain, err := e.Sealer.Open("lane/"+tenant, record)
+	plain, err := e.Sealer.AppendOpen(nil, "lane/"+tenant, record)
 	if err == nil {
 		err = json.Unmarshal(plain, &l)
 	}

@@ -60,17 +60,17 @@ func newSealer() sealer {
 	return sealer{aead}
 }
 
-func (s sealer) Seal(name string, plain []byte) ([]byte, error) {
+func (s sealer) AppendSeal(dst []byte, name string, plain []byte) ([]byte, error) {
 	nonce := make([]byte, s.aead.NonceSize())
 	_, _ = rand.Read(nonce)
-	return s.aead.Seal(nonce, nonce, plain, []byte(name)), nil
+	return s.aead.Seal(append(dst, nonce...), nonce, plain, []byte(name)), nil
 }
 
-func (s sealer) Open(name string, sealed []byte) ([]byte, error) {
+func (s sealer) AppendOpen(dst []byte, name string, sealed []byte) ([]byte, error) {
 	if len(sealed) < s.aead.NonceSize() {
 		return nil, errors.New("too short")
 	}
-	return s.aead.Open(nil, sealed[:s.aead.NonceSize()], sealed[s.aead.NonceSize():], []byte(name))
+	return s.aead.Open(dst, sealed[:s.aead.NonceSize()], sealed[s.aead.NonceSize():], []byte(name))
 }
 
 // quick are intervals for tests.

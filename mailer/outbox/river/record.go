@@ -18,12 +18,12 @@ func (e *Engine) seal(m *outbox.Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.Sealer.Seal("message/"+m.ID, plain)
+	return e.Sealer.AppendSeal(nil, "message/"+m.ID, plain)
 }
 
 // unseal makes the message of a record. The column is the one that tells its state.
 func (e *Engine) unseal(id string, state outbox.State, record []byte) (*outbox.Message, error) {
-	plain, err := e.Sealer.Open("message/"+id, record)
+	plain, err := e.Sealer.AppendOpen(nil, "message/"+id, record)
 	if err != nil {
 		return nil, fmt.Errorf("the record of message %s does not open: %w", id, err)
 	}
