@@ -207,7 +207,7 @@ func (c *Conn) greeting(ctx context.Context) *Error {
 // hello says EHLO and forgets what an earlier EHLO told. There is no falling
 // back to HELO: no submission server (RFC 6409) lacks extensions.
 func (c *Conn) hello(ctx context.Context) *Error {
-	c.offered = ""
+	c.offered = offers{}
 	return traced(ctx, StageEHLO, func(f *Facts) *Error {
 		raw, e := c.expect(ctx, StageEHLO, 2, "EHLO "+c.server.localName())
 		if e != nil {

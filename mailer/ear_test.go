@@ -2,7 +2,6 @@ package mailer
 
 import (
 	"testing"
-	"unsafe"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest"
 )
@@ -36,10 +35,10 @@ func TestIdleConnections(t *testing.T) {
 			t.Error("an idle connection has a buffer")
 		}
 		if !c.offers("PIPELINING") || c.offers("CHUNKING") || c.maxSize() == 0 {
-			t.Errorf("offered %q", c.offered)
+			t.Errorf("offered %q", c.offered.lines.Value())
 		}
 	}
-	if unsafe.StringData(string(conns[0].offered)) != unsafe.StringData(string(conns[1].offered)) {
+	if conns[0].offered != conns[1].offered {
 		t.Error("the same offers are kept twice")
 	}
 	if server.Sessions.config(&server) != server.Sessions.config(&server) {
