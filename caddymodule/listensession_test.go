@@ -138,6 +138,20 @@ func sendMail(c *smtp.Client, from, content string) (string, error) {
 	return r.StatusText, nil
 }
 
+// beginMail begins a message. It ends when the content is closed.
+func beginMail(t *testing.T, c *smtp.Client) (content io.WriteCloser) {
+	t.Helper()
+	if err := errors.Join(c.Mail("sender@example.com", nil), c.Rcpt("a@example.net", nil)); err != nil {
+		t.Fatal(err)
+	}
+	content, err := c.Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(content, "From: sender@example.com\r\n\r\n")
+	return content
+}
+
 // mustSend sends a message that is accepted, and returns its id.
 func mustSend(t *testing.T, c *smtp.Client, from, content string) string {
 	t.Helper()
@@ -403,14 +417,7 @@ func TestSMTPReloads(t *testing.T) {
 		return c
 	}
 	slow := mail(address)
-	if err := errors.Join(slow.Mail("sender@example.com", nil), slow.Rcpt("a@example.net", nil)); err != nil {
-		t.Fatal(err)
-	}
-	content, err := slow.Data()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprint(content, "From: sender@example.com\r\n\r\n")
+	content := beginMail(t, slow)
 	sent := 0
 	for i := range 50 {
 		switch i % 5 {
@@ -625,14 +632,7 @@ func TestSMTPStop(t *testing.T) {
 	address := freeAddress(t)
 	p := startCaddy(t, tenants+"smtp "+address+" {\ntls off\nnetwork 127.0.0.1 {\ntenant default\n}\n}\n")
 	idle, busy := dialSMTP(t, address, nil, false), dialSMTP(t, address, nil, false)
-	if err := errors.Join(busy.Mail("sender@example.com", nil), busy.Rcpt("a@example.net", nil)); err != nil {
-		t.Fatal(err)
-	}
-	content, err := busy.Data()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprint(content, "From: sender@example.com\r\n\r\n")
+	content := beginMail(t, busy)
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
