@@ -85,18 +85,15 @@ func (b *budget) acquire(r *http.Request) (*share, error) {
 	size := r.ContentLength
 	switch {
 	case size > b.largest:
-		b.discard(r)
 		return nil, errTooLarge(b.largest)
 	case size < 0 || r.Header.Get("Content-Encoding") != "":
 		size = b.largest
 	}
 	if !b.memory.TryAcquire(leastShare) {
-		b.discard(r)
 		return nil, errBusy()
 	}
 	if !b.bodies.TryAcquire(size) {
 		b.memory.Release(leastShare)
-		b.discard(r)
 		return nil, busy("This server has " + octets(b.all) + " of requests under way, all that it takes at a time.")
 	}
 	return &share{of: b, body: size, memory: leastShare}, nil
@@ -162,6 +159,17 @@ func (s *share) release() {
 	s.of.bodies.Release(s.body)
 	s.of.memory.Release(s.memory)
 	s.body, s.memory = 0, 0
+}
+
+// turnAway sees to it that a client reads why its body is not wanted, which was not begun.
+func (b *budget) turnAway(w http.ResponseWriter, r *http.Request) {
+	if strings.EqualFold(r.Header.Get("Expect"), "100-continue") { // RFC 9110, section 10.1.1
+		// It writes nothing before it has an answer. net/http would wait for it all the
+		// same, since the body is Caddy's by now.
+		w.Header().Set("Connection", "close")
+		return
+	}
+	b.discard(r)
 }
 
 // discard reads a body that is not wanted, within reason: a client that is cut

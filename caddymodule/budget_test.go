@@ -235,6 +235,9 @@ func TestConfiguredLimits(t *testing.T) {
 	if got := p.post(large); got.header.Get("Retry-After") != "1" {
 		t.Errorf("Retry-After is %q", got.header.Get("Retry-After"))
 	}
+	if _, asked := p.ask(t, large); asked.StatusCode != 503 || !asked.Close {
+		t.Errorf("a client that asks whether its body is wanted: %+v", asked)
+	}
 	p.mustReload(before, after)
 	refused(p.post(large), 413, "larger than the 64 KiB")
 	second := p.begin(t, member2(`"content":"`+strings.Repeat("A", 60<<10)+`"`))
@@ -257,8 +260,18 @@ type begun struct {
 	body string
 }
 
-// begin sends the header of a request, and returns when the server reads its body.
+// begin begins a request, and returns when the server reads its body.
 func (p *caddyProcess) begin(t *testing.T, body string) *begun {
+	t.Helper()
+	b, asked := p.ask(t, body)
+	if asked.StatusCode != http.StatusContinue {
+		t.Fatalf("the server does not want the body: %+v", asked)
+	}
+	return b
+}
+
+// ask sends the header of a request, and returns what the server says to that.
+func (p *caddyProcess) ask(t *testing.T, body string) (*begun, *http.Response) {
 	t.Helper()
 	nc, err := net.Dial("tcp", strings.TrimPrefix(p.URL, "http://"))
 	if err != nil {
@@ -266,14 +279,15 @@ func (p *caddyProcess) begin(t *testing.T, body string) *begun {
 	}
 	t.Cleanup(func() { nc.Close() })
 	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
-	fmt.Fprintf(nc, "POST /emails HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+	fmt.Fprintf(nc, "POST /emails HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
 		strings.TrimPrefix(p.URL, "http://"), testKey, len(body))
 	b := &begun{t, nc, bufio.NewReader(nc), body}
 	resp, err := http.ReadResponse(b.r, nil)
-	if err != nil || resp.StatusCode != http.StatusContinue {
-		t.Fatalf("%v: the server does not want the body: %+v", err, resp)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return b
+	resp.Body.Close()
+	return b, resp
 }
 
 // end sends the body and returns the answer.

@@ -61,6 +61,7 @@ func (h *Handler) receive(w http.ResponseWriter, r *http.Request, types []string
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	var err error
 	if in.room, err = h.app.memory.acquire(r); err != nil {
+		h.app.memory.turnAway(w, r)
 		return nil, err
 	}
 	in.body = http.MaxBytesReader(w, r.Body, h.app.memory.largest)
