@@ -26,14 +26,16 @@ type fields map[string]decoder
 // to other.
 func decodeObject(raw []byte, path string, known fields, other func(path, name string, raw json.RawMessage) error) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+	if t, err := dec.Token(); errors.Is(err, io.EOF) {
+		return badJSON(path, "is empty")
+	} else if err != nil || t != json.Delim('{') {
 		return badJSON(path, "must be an object")
 	}
 	seen := make(map[string]bool) // by lower case
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
-			return badJSON(path, "is cut or broken")
+			return brokenJSON(path, err)
 		}
 		name := t.(string) // the decoder lets nothing else pass here
 		if len(seen) >= maxMembers {
@@ -41,7 +43,7 @@ func decodeObject(raw []byte, path string, known fields, other func(path, name s
 		}
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
-			return badJSON(join(path, name), "is cut or broken")
+			return brokenJSON(join(path, name), err)
 		}
 		folded := strings.ToLower(name)
 		if seen[folded] {
@@ -50,7 +52,7 @@ func decodeObject(raw []byte, path string, known fields, other func(path, name s
 		seen[folded] = true
 		decode, ok := known[name]
 		if !ok && known[folded] != nil {
-			return badJSON(join(path, name), "must be written "+folded)
+			return badJSON(join(path, name), "must be written `"+folded+"`")
 		}
 		if string(value) == "null" {
 			continue // as good as absent
@@ -65,12 +67,20 @@ func decodeObject(raw []byte, path string, known fields, other func(path, name s
 		}
 	}
 	if _, err := dec.Token(); err != nil {
-		return badJSON(path, "is cut or broken")
+		return brokenJSON(path, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return badJSON(path, "is followed by something else")
 	}
 	return nil
+}
+
+// brokenJSON is a document that is no JSON, as the decoder says.
+func brokenJSON(path string, err error) error {
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok && !strings.HasPrefix(err.Error(), "unexpected end") {
+		return badJSON(path, "is no JSON: "+err.Error())
+	}
+	return badJSON(path, "ends too early: it was cut, or a quote or a bracket is not closed")
 }
 
 func join(path, name string) string {
@@ -97,7 +107,7 @@ func decodeList(raw []byte, path string, most int, item decoder) error {
 		}
 		var value json.RawMessage
 		if err := dec.Decode(&value); err != nil {
-			return badJSON(path, "is cut or broken")
+			return brokenJSON(path, err)
 		}
 		if err := item(fmt.Sprintf("%s[%d]", path, i), value); err != nil {
 			return err

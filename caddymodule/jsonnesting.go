@@ -135,7 +135,7 @@ func (r *jsonReader) next(m *memberWalk) (more bool, err error) {
 		return false, r.wrong("comes twice")
 	}
 	if m.index < 0 && slices.Contains(m.known, folded) {
-		return false, r.wrong("must be written " + folded)
+		return false, r.wrong("must be written `" + folded + "`")
 	}
 	if !r.take(':') {
 		return false, r.broken()

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"io"
 	"strconv"
 	"unicode/utf8"
@@ -29,6 +30,7 @@ type jsonReader struct {
 	from     io.Reader
 	buf      []byte
 	pos, end int
+	before   int64 // octets before those in buf
 	err      error // why there is no more
 	dead     bool  // nothing more can be read
 	inString bool  // the last string was not read to its end
@@ -52,7 +54,7 @@ func (r *jsonReader) reset(from io.Reader) {
 	if cap(r.buf) < jsonBuffer {
 		r.buf = make([]byte, jsonBuffer)
 	}
-	r.from, r.buf, r.pos, r.end, r.err = from, r.buf[:cap(r.buf)], 0, 0, nil
+	r.from, r.buf, r.pos, r.end, r.before, r.err = from, r.buf[:cap(r.buf)], 0, 0, 0, nil
 	r.dead, r.inString = false, false
 	r.path, r.root, r.depth, r.text = r.path[:0], 0, 0, r.text[:0]
 }
@@ -76,10 +78,25 @@ func (r *jsonReader) wrong(what string) error { return badJSON(r.place(), what) 
 
 // broken is an error of the document, behind which nothing can be read.
 func (r *jsonReader) broken() error {
+	more := r.need(1)
 	if r.err != nil && r.err != io.EOF {
 		return unreadable(r.err)
 	}
-	return r.fatal("is cut or broken")
+	if !more {
+		if r.depth == 0 && !r.inString {
+			return r.fatal("is empty")
+		}
+		return r.fatal("ends too early: it was cut, or a quote or a bracket is not closed")
+	}
+	c := r.buf[r.pos]
+	at := fmt.Sprintf("is no JSON: octet %d ", r.before+int64(r.pos)+1)
+	switch {
+	case r.inString && c < ' ':
+		return r.fatal(at + "is a line break or another control character, which is escaped in a string")
+	case c <= ' ' || c > '~' || c == '`':
+		return r.fatal(at + fmt.Sprintf("(0x%02x) cannot stand there", c))
+	}
+	return r.fatal(at + fmt.Sprintf("(`%c`) cannot stand there", c))
 }
 
 // fatal is an error behind which nothing can be read.
@@ -93,6 +110,7 @@ func (r *jsonReader) fill() bool {
 	if r.err != nil {
 		return false
 	}
+	r.before += int64(r.pos)
 	r.end = copy(r.buf, r.buf[r.pos:r.end])
 	r.pos = 0
 	for range 100 {

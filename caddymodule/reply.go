@@ -89,10 +89,13 @@ func missing(field string) error {
 
 // invalid is a field whose value cannot be used.
 func invalid(field, code, format string, args ...any) error {
-	return &problem{
-		status: http.StatusUnprocessableEntity, name: nameValidation, code: code, field: field,
-		message: "The field `" + field + "`: " + fmt.Sprintf(format, args...) + ".",
+	message := fmt.Sprintf(format, args...) + "."
+	if field == "" {
+		message = capitalized(message)
+	} else {
+		message = "The field `" + field + "`: " + message
 	}
+	return &problem{status: http.StatusUnprocessableEntity, name: nameValidation, code: code, field: field, message: message}
 }
 
 // badAttachment is an attachment that cannot be used.

@@ -240,7 +240,7 @@ func TestSignInProblems(t *testing.T) {
 	}{
 		"a flow that is not known":  {do: post("/authorize", `{"flow":"carrier pigeon"}`), status: 422, text: "`flow`: must be browser, device or paste"},
 		"a field that is not known": {do: post("/authorize", `{"flow":"paste","return_to":"https://evil.example"}`), status: 422, text: "`return_to`"},
-		"a field in another case":   {do: post("/authorize", `{"Flow":"paste"}`), status: 400, text: "must be written flow"},
+		"a field in another case":   {do: post("/authorize", `{"Flow":"paste"}`), status: 400, text: "must be written `flow`"},
 		"a field twice":             {do: post("/authorize", `{"flow":"paste","flow":"device"}`), status: 400, text: "comes twice"},
 		"no object":                 {do: post("/authorize", `"paste"`), status: 400, text: "must be an object"},
 		"a number":                  {do: post("/authorize", `{"flow":1}`), status: 400, text: "must be a string"},
