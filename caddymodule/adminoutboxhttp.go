@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
@@ -83,7 +84,11 @@ func readFilter(r *adminRequest) (outbox.Filter, error) {
 	}
 	f := outbox.Filter{Tenant: q.Get("tenant"), State: outbox.State(q.Get("state")), Before: q.Get("before")}
 	if f.State != "" && !slices.Contains(messageStates, f.State) {
-		return f, invalid("state", "unsupported", "must be one of %v", messageStates)
+		names := make([]string, len(messageStates))
+		for i, state := range messageStates {
+			names[i] = string(state)
+		}
+		return f, invalid("state", "unsupported", "must be one of %s", strings.Join(names, ", "))
 	}
 	if limit := q.Get("limit"); limit != "" {
 		n, err := strconv.Atoi(limit)

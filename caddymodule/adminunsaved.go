@@ -86,7 +86,7 @@ func (a admin) testUnsaved(ctx context.Context, u unsavedTest, by string) (run f
 		}
 	}
 	if u.tenant == nil {
-		return nil, missing("tenant")
+		return nil, refuse(http.StatusUnprocessableEntity, nameMissingField, "missing", "There is nothing to test: give `tenant`, `provider` or both.")
 	}
 	if in.Auth.Method == "password" && in.Auth.Password == "" {
 		return nil, invalid("tenant.auth.password", "secret_needed", "type it in: a password that is stored is not sent by settings that are not saved")

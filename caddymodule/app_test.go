@@ -85,7 +85,7 @@ func TestConfigErrors(t *testing.T) {
 		{"unknown preset", base + "provider p {\npreset yahoogle\nclient_id c\n}\n", `provider p: unknown preset "yahoogle"`},
 		{"microsoft without directory", base + "provider p {\npreset microsoft\nclient_id c\n}\n", "provider p: preset microsoft: directory is missing"},
 		{"directory that leads elsewhere", base + "provider p {\npreset microsoft\ndirectory a/../b\nclient_id c\n}\n", "provider p: preset microsoft: directory"},
-		{"no redirect_base", idp, "provider p: set redirect_base"},
+		{"no redirect_base", idp, "provider p: set redirect_base in the global option oauth_mail"},
 		{"plain redirect_base", "redirect_base http://a.example/cb\n", "redirect_base:"},
 		{"same redirect URI", base + idp + "provider q {\nissuer https://idp.example\nclient_id c\nservers smtp.example\nredirect_uri https://a.example/cb/p\n}\n", "provider p has the same path"},
 		{"no provider of that name", base + "tenant a {\nauth oauth nobody\nuser a@example.com\n}\n", `tenant a, auth: there is no provider "nobody"`},

@@ -225,7 +225,7 @@ func (b *builder) callback(at string, p *provider) {
 	base := b.snapshot.redirectBase
 	if base == nil {
 		if b.settings.redirectBase == "" { // else it was reported
-			b.errorf("%s: set redirect_base, so that people can sign in", at)
+			b.errorf("%s: set redirect_base in the global option oauth_mail, so that people can sign in", at)
 		}
 		return
 	}

@@ -105,7 +105,7 @@ func (b *builder) tenantAuth(at string, s tenantSettings, t *tenant) (p *provide
 	case "":
 		b.errorf("%s, auth: missing; it is `oauth <provider>`, `password <username> <password>` or `none`", at)
 	default:
-		b.errorf("%s, auth: unknown method %q", at, s.Auth.Method)
+		b.errorf("%s, auth: unknown method %q; there are oauth, password and none", at, s.Auth.Method)
 	}
 	return nil, false
 }

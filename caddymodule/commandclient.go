@@ -128,7 +128,7 @@ func (a *adminClient) request(ctx context.Context, method, path string, header h
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, &exit{exitAway, fmt.Sprintf("no Caddy answers at %s (%v); start it, or name its admin API with --address", a.address, err)}
+		return nil, &exit{exitAway, fmt.Sprintf("no Caddy answers at %s (%v); start it, or name its admin API with --address; a configuration with `admin off` has none", a.address, err)}
 	}
 	if resp.StatusCode < 300 || strings.HasPrefix(path, "/health") && resp.StatusCode == http.StatusServiceUnavailable {
 		return resp, nil

@@ -151,7 +151,7 @@ func onMessages(method, call, done string) func(*commandLine, []string) error {
 		for _, id := range ids {
 			answer, err := c.do(method, "/outbox/messages/"+url.PathEscape(id)+call, nil)
 			if err != nil {
-				return fmt.Errorf("%s: %w", id, err)
+				return fmt.Errorf("message %s: %w", id, err)
 			}
 			if err := c.show(answer, new(map[string]any), func() { c.printf("%s: %s\n", done, id) }); err != nil {
 				return err

@@ -142,7 +142,7 @@ func TestSendmail(t *testing.T) {
 	}
 	write(conf + "address " + p.admin + "\n")
 	p.kill()
-	if r := sendmail("From: a@example.com\n\nx\n", "-i", "root"); r.code != exitTempFail || !strings.Contains(r.err, "No Caddy answers") {
+	if r := sendmail("From: a@example.com\n\nx\n", "-i", "root"); r.code != exitTempFail || !strings.Contains(r.err, "No Caddy answers") || !strings.Contains(r.err, "`admin off`") {
 		t.Errorf("without the server: %+v", r)
 	}
 }

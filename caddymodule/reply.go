@@ -152,7 +152,7 @@ func mailProblem(e *mailer.Error) *problem {
 		invalidProblem(p, e)
 	case mailer.KindSender:
 		p.status, p.code = http.StatusForbidden, "sender_not_allowed"
-		p.message = "This API key may not send from that address" + because(e) + ". Use an allowed sender, or have the operator add it to the tenant's `senders`."
+		p.message = "You may not send from that address" + because(e) + ". Use an allowed sender, or have the operator add it to the tenant's `senders`."
 	case mailer.KindRejected:
 		p.code = "upstream_rejected"
 		p.message = "The mail server refused the message for good" + said(e) + ". Sending it again unchanged will not help."

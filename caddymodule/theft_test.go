@@ -84,6 +84,8 @@ func TestTheft(t *testing.T) {
 		{"new tenant with a token", "POST", "/tenants", fmt.Sprintf(`{"name":"thief","server":"evil.example","auth":{"method":"oauth","provider":"idp"},"user":%q}`, mailbox), nil, 422, "not among the servers"},
 		{"authorities of a token", "PATCH", "/tenants/sales", fmt.Sprintf(`{"ca":%s}`, otherCA), nil, 422, "does not trust these authorities"},
 		// Unsaved settings are tried with what is typed in.
+		{"a test of nothing", "POST", "/settings/test", `{}`, nil, 422, "nothing to test"},
+		{"a test with a method that is not known", "POST", "/settings/test", `{"tenant":{"server":"smtp.example","auth":{"method":"magic"},"from":"a@example.com"}}`, nil, 422, "there are oauth, password and none"},
 		{"test with the stored password", "POST", "/settings/test", fmt.Sprintf(`{"name":"bulk","tenant":{"server":%q,"auth":{"method":"password","username":"u"},"from":"b@example.com"}}`, plain), nil, 422, "type it in"},
 		{"test with the stored token", "POST", "/settings/test", fmt.Sprintf(`{"name":"sales","tenant":{"server":%q,"auth":{"method":"oauth","provider":"idp"},"user":%q}}`, "plaintext://localhost:"+fmt.Sprint(evilPort), mailbox), nil, 422, "not among the servers"},
 		{"test with the stored secret", "POST", "/settings/test", `{"provider":{"token_endpoint":"https://evil.example/token","authorization_endpoint":"https://evil.example/a","client_id":"client","servers":["evil.example"],"credentials":[{"id":"nobody"}]}}`, nil, 422, "missing"},
