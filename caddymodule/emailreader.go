@@ -38,7 +38,7 @@ func newEmailReader(from io.Reader, room *share, outbox bool) *emailReader {
 // giveBack ends the use of the reader.
 func (e *emailReader) giveBack() {
 	e.from, e.room, e.request = nil, nil, nil
-	if cap(e.text) > jsonBuffer {
+	if cap(e.text) > maxShort {
 		e.text = nil
 	}
 	emailReaders.Put(e)
