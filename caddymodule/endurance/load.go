@@ -77,7 +77,7 @@ func (l *Load) run(ctx context.Context, post func(*http.Client)) {
 }
 
 // large is the size of content that is kept as a file.
-const large = 100 << 10
+const large = 300 << 10
 
 // patience is how long a producer repeats a request that has no answer.
 const patience = time.Minute

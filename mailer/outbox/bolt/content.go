@@ -14,9 +14,14 @@ import (
 )
 
 const (
-	// maxInline is the most octets of a content that are kept in the database.
-	maxInline = 64 << 10
-	chunkSize = 64 << 10
+	// maxInline is the most octets of a content that are kept in the database: a file of
+	// its own costs its flush, that of the folder, and later its removal.
+	maxInline = 256 << 10
+	// freeInline is the size up to which that needs no share of sharedInline, which is
+	// the most octets of contents in memory on their way there.
+	freeInline   = 64 << 10
+	sharedInline = 16 << 20
+	chunkSize    = 64 << 10
 	// chunkRoom is what sealing may add to a chunk.
 	chunkRoom = 1 << 10
 
@@ -30,6 +35,7 @@ type kept struct {
 	where  keeping
 	size   int64
 	sealed []byte        // with keptInline
+	shares bool          // in sharedInline
 	source mailer.Source // reads it
 }
 
@@ -37,21 +43,40 @@ type kept struct {
 // keep returns.
 func (e *Engine) keep(id string, c mailer.Content) (*kept, error) {
 	k := &kept{e: e, id: id, where: keptInline, size: c.Size()}
-	if k.size > maxInline {
+	if k.size > maxInline || k.size > freeInline && !k.share() {
 		k.where = keptInFile
 		k.source = fileSource{e, id, k.size}
 		return k, k.writeFile(c)
 	}
-	octets, err := mailer.Octets(c)
-	if err = checkCopy(int64(len(octets)), err, c); err != nil {
+	if err := k.seal(c); err != nil {
+		k.done()
 		return nil, err
 	}
-	sealed, err := e.options.Sealer.AppendSeal(nil, contentName(id), octets)
+	return k, nil
+}
+
+// share takes a share of sharedInline, if there is one left.
+func (k *kept) share() bool {
+	if k.e.inline.Add(k.size) > sharedInline {
+		k.e.inline.Add(-k.size)
+		return false
+	}
+	k.shares = true
+	return true
+}
+
+// seal seals a content in memory.
+func (k *kept) seal(c mailer.Content) error {
+	octets, err := mailer.Octets(c)
+	if err = checkCopy(int64(len(octets)), err, c); err != nil {
+		return err
+	}
+	sealed, err := k.e.options.Sealer.AppendSeal(nil, contentName(k.id), octets)
 	if err != nil {
-		return nil, fmt.Errorf("sealing the content of the message %s: %w", id, err)
+		return fmt.Errorf("sealing the content of the message %s: %w", k.id, err)
 	}
 	k.sealed, k.source = sealed, mailer.Bytes(octets)
-	return k, nil
+	return nil
 }
 
 func copyContent(w io.Writer, c mailer.Content) error {
@@ -113,10 +138,13 @@ func (k *kept) undo() {
 	}
 }
 
-// done is called when a record tells of the file, or never will.
+// done is called when a record tells of the content, or never will.
 func (k *kept) done() {
 	if k.where == keptInFile {
 		k.e.filling.Add(-fileOctets(k.size))
+	}
+	if k.shares {
+		k.e.inline.Add(-k.size)
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package bolt keeps the outbox of one instance in a file, on bbolt.
 //
 // The folder holds the database outbox.db, a journal of what is to come into it, in
-// contents/ a file for each message over 64 KiB, and a reserve: room for outcomes when
+// contents/ a file for each message over 256 KiB, and a reserve: room for outcomes when
 // the disk is full.
 //
 // All changes go through one goroutine. It takes everything that waits and stores

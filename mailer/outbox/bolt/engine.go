@@ -48,6 +48,7 @@ type Engine struct {
 
 	used    atomic.Int64 // octets in use, about
 	filling atomic.Int64 // octets of files that no record tells of yet
+	inline  atomic.Int64 // of sharedInline
 
 	flushes atomic.Int64 // of the journal and of db
 

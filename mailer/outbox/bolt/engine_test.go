@@ -154,4 +154,8 @@ func letter(tenant string, octets string) (*outbox.Message, mailer.Content) {
 	return m, m.Content(mailer.Bytes(octets))
 }
 
-var small = "Subject: hello\r\n\r\n" + strings.Repeat("text\r\n", 300)
+var (
+	small = "Subject: hello\r\n\r\n" + strings.Repeat("text\r\n", 300)
+	// large is kept in a file.
+	large = strings.Repeat(small, maxInline/len(small)+1)
+)

@@ -64,7 +64,7 @@ func TestOpenOtherKey(t *testing.T) {
 		"empty": func(*testing.T, *bench) {},
 		"filled": func(_ *testing.T, b *bench) {
 			b.accept("lab", small)
-			b.accept("lab", strings.Repeat(small, 60))
+			b.accept("lab", large)
 		},
 		"no value": func(t *testing.T, b *bench) { // it is added
 			b.close()
@@ -168,7 +168,7 @@ func TestChangeKey(t *testing.T) {
 			return func() { b.drop(m.ID) }
 		},
 		"large, and its record is of the next key": func(b *bench) func() {
-			m := b.accept("lab", strings.Repeat(small, 60))
+			m := b.accept("lab", large)
 			b.close()
 			b.open(ring(k3, k2, k1))
 			if err := b.e.Change(b.Context(), m.ID, func(*outbox.Message) error { return nil }); err != nil {

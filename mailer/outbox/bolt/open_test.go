@@ -84,7 +84,7 @@ func TestOpenRefuses(t *testing.T) {
 // TestCapacity: above MaxBytes nothing is accepted, deliveries go on, and make room.
 func TestCapacity(t *testing.T) {
 	t.Parallel()
-	for name, octets := range map[string]string{"small": strings.Repeat(small, 8), "large": strings.Repeat(small, 60)} {
+	for name, octets := range map[string]string{"small": strings.Repeat(small, 8), "large": large} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const most = 2 << 20
@@ -122,7 +122,7 @@ func TestCapacity(t *testing.T) {
 func TestContentFile(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, Options{})
-	octets := strings.Repeat("0123456789abcdef", 3*chunkSize/16) + "end"
+	octets := strings.Repeat("0123456789abcdef", 5*chunkSize/16) + "end"
 	m := b.accept("lab", octets)
 	file := b.e.contentFile(m.ID)
 	c, err := b.e.Content(t.Context(), m.ID)
@@ -176,7 +176,7 @@ func TestContentFile(t *testing.T) {
 func TestOrphans(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, Options{})
-	kept := b.accept("lab", strings.Repeat(small, 60))
+	kept := b.accept("lab", large)
 	inline := b.accept("lab", small)
 	old := time.Now().Add(-2 * time.Hour)
 	for name, age := range map[string]time.Time{"old": old, "young": time.Now(), inline.ID: old} {
@@ -238,13 +238,13 @@ func TestFolderFlush(t *testing.T) {
 			return nil
 		}
 	})
-	m, c = letter("lab", strings.Repeat(small, 60))
+	m, c = letter("lab", large)
 	if err := e.Accept(t.Context(), m, c); err != nil {
 		t.Error(err)
 	}
 	flushed = nil
 	e.syncFolder = func(string) error { return errIO }
-	m, c = letter("lab", strings.Repeat(small, 60))
+	m, c = letter("lab", large)
 	if err := e.Accept(t.Context(), m, c); !errors.Is(err, errIO) {
 		t.Errorf("where the folder cannot be flushed: %v", err)
 	}
@@ -265,7 +265,7 @@ func TestClose(t *testing.T) {
 	for range 10 {
 		b.accept("lab", small)
 	}
-	m := b.accept("other", strings.Repeat(small, 60))
+	m := b.accept("other", large)
 	b.close()
 	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)

@@ -45,7 +45,7 @@ func TestNoDatabase(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, Options{})
-			m := b.accept("lab", strings.Repeat(small, 60))
+			m := b.accept("lab", large)
 			b.close()
 			content := b.e.contentFile(m.ID)
 			old := time.Now().Add(-2 * orphanAge)

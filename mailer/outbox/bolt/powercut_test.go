@@ -57,7 +57,7 @@ var outboxTrial = disktest.Trial{Write: writeOutbox, Lost: lostOutbox, Busy: 40 
 func octetsOf(id string, large bool) string {
 	n := 40
 	if large {
-		n = 3000
+		n = 5000
 	}
 	return strings.Repeat(fmt.Sprintf("%x\r\n", sha256.Sum256([]byte(id))), n)
 }
@@ -171,7 +171,7 @@ func TestRealDisk(t *testing.T) {
 			trouble.begin(d)
 			refused := 0
 			for n := 0; refused < 5; n++ {
-				m, c := letter("a", strings.Repeat(small, 60))
+				m, c := letter("a", large)
 				switch err := b.e.Accept(t.Context(), m, c); {
 				case err == nil && n < 1000: // into what is free within the file
 					all = append(all, m)

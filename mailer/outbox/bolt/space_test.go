@@ -16,7 +16,7 @@ import (
 // took is free again when they are not.
 func TestScheduledHalf(t *testing.T) {
 	t.Parallel()
-	for name, octets := range map[string]string{"small": strings.Repeat(small, 8), "large": strings.Repeat(small, 60)} {
+	for name, octets := range map[string]string{"small": strings.Repeat(small, 8), "large": large} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const most = 4 << 20
@@ -66,7 +66,7 @@ func (b *bench) reopenWith(o Options) {
 // oldest first; failed ones do not, nor those whose idempotency key may come again.
 func TestForgetEarly(t *testing.T) {
 	t.Parallel()
-	for name, octets := range map[string]string{"small": small, "large": strings.Repeat(small, 60)} {
+	for name, octets := range map[string]string{"small": small, "large": large} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const most = 1 << 20

@@ -164,8 +164,8 @@ func TestFailedFlush(t *testing.T) {
 			if err := b.e.Accept(t.Context(), m, c); !errors.Is(err, errIO) || errors.Is(err, outbox.ErrFull) {
 				t.Errorf("accept: %v", err)
 			}
-			large, lc := letter("other", strings.Repeat(small, 50))
-			if err := b.e.Accept(t.Context(), large, lc); !errors.Is(err, errIO) {
+			big, lc := letter("other", large)
+			if err := b.e.Accept(t.Context(), big, lc); !errors.Is(err, errIO) {
 				t.Errorf("accept: %v", err)
 			}
 			close(gate) // the outcome of the first and the mark of the second fail too
@@ -173,7 +173,7 @@ func TestFailedFlush(t *testing.T) {
 			b.plug.set(func() { b.plug.err, b.plug.late = nil, nil })
 			b.untilState(first.ID, outbox.StateSent)
 			b.untilState(second.ID, outbox.StateSent)
-			for _, m := range []*outbox.Message{m, large} {
+			for _, m := range []*outbox.Message{m, big} {
 				if _, err := b.e.Get(t.Context(), m.ID); !errors.Is(err, outbox.ErrNotFound) {
 					t.Errorf("a message that was refused: %v", err)
 				}
@@ -291,7 +291,7 @@ func TestSealed(t *testing.T) {
 	b := newBench(t, Options{})
 	m, c := letter("lab", strings.Repeat("Subject: payroll\r\n", 10))
 	m.Failure = &outbox.Failure{Cause: "payroll"}
-	large, lc := letter("lab", strings.Repeat("Subject: payroll\r\n", 10000))
+	large, lc := letter("lab", strings.Repeat("Subject: payroll\r\n", 20000))
 	for m, c := range map[*outbox.Message]mailer.Content{m: c, large: lc} {
 		if err := b.e.Accept(t.Context(), m, c); err != nil {
 			t.Fatal(err)
