@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -478,24 +477,6 @@ func TestSMTPReloads(t *testing.T) {
 		return now <= running+2 && open <= files+2
 	})
 	t.Logf("%d goroutines and %d files before, %d and %d after", running, files, now, open)
-}
-
-// figures returns how many goroutines the process has, and how many open files.
-func (p *caddyProcess) figures() (running, files int) {
-	p.t.Helper()
-	m := goroutines.FindStringSubmatch(p.adminGet("/debug/pprof/goroutine?debug=1"))
-	if m == nil {
-		p.t.Fatal("no profile")
-	}
-	running, err := strconv.Atoi(m[1])
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return running, len(entries)
 }
 
 // sinkAddress is an address that somebody else listens at.

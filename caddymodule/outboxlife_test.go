@@ -359,39 +359,43 @@ var (
 	lockKeepers = regexp.MustCompile(`\n([0-9]+) @[^\n]*\n(?:#[^\n]*\n)*#[^\n]*certmagic\.keepLockfileFresh`)
 )
 
+// figures returns how many goroutines the process has that do not end by themselves, and
+// how many open files.
+func (p *caddyProcess) figures() (running, files int) {
+	p.t.Helper()
+	http.DefaultClient.CloseIdleConnections() // each costs the server goroutines
+	profile := p.adminGet("/debug/pprof/goroutine?debug=1")
+	number := func(m []string) int {
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		return n
+	}
+	m := goroutines.FindStringSubmatch(profile)
+	if m == nil {
+		p.t.Fatal("no profile")
+	}
+	running = number(m)
+	if k := lockKeepers.FindStringSubmatch(profile); k != nil {
+		running -= number(k)
+	}
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return running, len(entries)
+}
+
 // TestReloadsLeakNothing: goroutines and files are as many after 100 reloads as before.
 // It counts files in /proc.
 func TestReloadsLeakNothing(t *testing.T) {
 	t.Parallel()
 	script := new(mailertest.Script)
 	p := startCaddy(t, scripted(t, script))
-	count := func() (running, files int) {
-		http.DefaultClient.CloseIdleConnections() // each costs the server goroutines
-		profile := p.adminGet("/debug/pprof/goroutine?debug=1")
-		m := goroutines.FindStringSubmatch(profile)
-		if m == nil {
-			t.Fatal("no profile")
-		}
-		running, err := strconv.Atoi(m[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if k := lockKeepers.FindStringSubmatch(profile); k != nil {
-			keepers, err := strconv.Atoi(k[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			running -= keepers
-		}
-		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return running, len(entries)
-	}
 	p.mustReload()
 	accepted(t, p.postAgain(mailBody), 200, "sent")
-	running, files := count()
+	running, files := p.figures()
 	for i := range 100 {
 		switch i % 3 {
 		case 0:
@@ -417,7 +421,7 @@ func TestReloadsLeakNothing(t *testing.T) {
 	}()
 	// One for each reload, of whichever kind, would be 33 at least.
 	await(t, "what reloads left has ended", func() bool {
-		now, open = count()
+		now, open = p.figures()
 		return now <= running+5 && open <= files+5
 	})
 	if n := len(script.Contents()); n != 2 {
