@@ -220,6 +220,7 @@ func TestWholeMessage(t *testing.T) {
 		{"foreign envelope", "?from=a@foreign.example", "To: a@example.net\n\nbody", 403, "sender_not_allowed"},
 		{"bare CR", "", "To: a@example.net\n\nbo\rdy", 422, ""},
 		{"NUL", "", "To: a@example.net\n\nbo\x00dy", 422, ""},
+		{"long line", "", "To: a@example.net\n\n" + strings.Repeat("x", 999), 422, "too_long"},
 		{"too large", "", "To: a@example.net\n\n" + strings.Repeat("x\n", 19<<20), 413, "too_large"},
 		{"101 recipients", "?to=" + strings.Join(many101(), "&to="), "Subject: s\n\nbody", 422, "too_many"},
 	} {

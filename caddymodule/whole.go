@@ -16,7 +16,7 @@ import (
 func (in *incoming) whole(c caller) (*emailRequest, error) {
 	r := &emailRequest{message: new(mailer.Message), id: mailer.NewID(), envelope: new(mailer.Envelope)}
 	sum := sha256.New()
-	intake := mailer.Intake{MaxSize: in.room.of.largest, Spool: sendSpool, DefaultFrom: c.usual()}
+	intake := mailer.Intake{MaxSize: in.room.of.largest, RefuseLongLines: true, Spool: sendSpool, DefaultFrom: c.usual()}
 	failing := &noticing{from: in.body}
 	var err error
 	r.received, err = intake.Read(io.TeeReader(failing, sum), r.id)

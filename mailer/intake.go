@@ -38,7 +38,8 @@ const (
 //   - White space before a field's colon goes, as do lines of white space in the
 //     header, and the first line of an mbox. The first line that is no field ends
 //     the header, if no empty line does.
-//   - A line over 998 octets is folded at white space in a header, and refused if
+//   - A line over 998 octets is refused with RefuseLongLines. Otherwise it is folded
+//     at white space in a header, and refused if
 //     it has none. In a body it is broken so that decoding gives what it gave
 //     before: base64 anywhere, quoted-printable by a soft line break. A text in
 //     7bit or 8bit has nothing like that: it is broken behind its last white
@@ -55,6 +56,9 @@ type Intake struct {
 	MaxSize int64
 	// RefuseBareLF refuses a message with a bare LF.
 	RefuseBareLF bool
+	// RefuseLongLines refuses a message with a line over 998 octets, which is mended
+	// otherwise.
+	RefuseLongLines bool
 	// Spool takes bodies over 64 KiB. Nil: they stay in memory.
 	Spool *Spool
 	// From, if set, replaces the address in the From field. The original one goes
@@ -133,7 +137,7 @@ func (in *Intake) Read(r io.Reader, id string) (*Received, error) {
 		buffer.Reset(nil)
 		lineBuffers.Put(buffer)
 	}()
-	l := &lineReader{r: buffer, max: in.MaxSize, noLF: in.RefuseBareLF}
+	l := &lineReader{r: buffer, max: in.MaxSize, noLF: in.RefuseBareLF, noLong: in.RefuseLongLines}
 	h, first, err := readHeader(l)
 	if err != nil {
 		return nil, err

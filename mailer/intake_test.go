@@ -266,6 +266,19 @@ func checkReceived(t *testing.T, in Intake, r *Received, got string) {
 	}
 }
 
+// TestIntakeNamesLongLine: whoever is refused a line can find it.
+func TestIntakeNamesLongLine(t *testing.T) {
+	t.Parallel()
+	in := Intake{RefuseLongLines: true}
+	for _, before := range []string{"", strings.Repeat("x\r\n", 20_000), strings.Repeat("-\r\n", 5) + strings.Repeat("\n", 3)} {
+		raw := whole + "\r\n" + before + strings.Repeat("x", 999) + "\r\n"
+		want := fmt.Sprintf("line %d of the message has over 998 octets", strings.Count(whole+"\r\n"+before, "\n")+1)
+		if _, err := in.Read(strings.NewReader(raw), "id"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}
+
 func TestIntakeRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -280,6 +293,10 @@ func TestIntakeRefuses(t *testing.T) {
 		{name: "CR last", raw: whole + "\r\na\r", field: "content", code: "line_break"},
 		{name: "CR where the buffer ends", raw: whole + "\r\n" + strings.Repeat("x", lineBuffer-len(whole)-3) + "\rb\r\n", field: "content", code: "line_break"},
 		{name: "NUL", raw: whole + "\r\na\x00\r\n", field: "content", code: "line_break"},
+		{name: "long line", in: Intake{RefuseLongLines: true}, raw: whole + "\r\n" + strings.Repeat("x\r\n", 20_000) + "-\r\n" + strings.Repeat("x", 999) + "\r\n", field: "content", code: "too_long"},
+		{name: "very long line", in: Intake{RefuseLongLines: true}, raw: whole + "\r\n" + strings.Repeat("x", 100_000) + "\r\n", field: "content", code: "too_long"},
+		{name: "long line that could be folded", in: Intake{RefuseLongLines: true}, raw: whole + "X: " + strings.Repeat("word ", 400) + "\r\n\r\n", field: "content", code: "too_long"},
+		{name: "long last line", in: Intake{RefuseLongLines: true}, raw: whole + "\r\n" + strings.Repeat("x", 999), field: "content", code: "too_long"},
 		{name: "bare LF", in: Intake{RefuseBareLF: true}, raw: whole + "\r\na\n.\r\n", field: "content", code: "line_break"},
 		{name: "no from", raw: "Subject: x\r\n\r\n", field: "from", code: "missing_from"},
 		{name: "two from", raw: whole + "From: a@x.jp\r\n\r\n", field: "from", code: "bad_header"},

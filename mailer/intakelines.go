@@ -15,6 +15,8 @@ type lineReader struct {
 	n      int64 // octets read
 	max    int64 // 0: any
 	noLF   bool  // a bare LF is refused
+	noLong bool  // a line over 998 octets is
+	lines  int   // read to their ends
 	open   bool  // a piece was read of a line that goes on
 	mended repairs
 }
@@ -53,6 +55,9 @@ func (l *lineReader) next() (text []byte, end bool, err error) {
 		l.mended.note("bare LF")
 		text, end = bare, true
 	}
+	if l.noLong && len(text) > maxLine {
+		return nil, false, invalidf("content", codeTooLong, "line %d of the message has over %d octets: break it, or encode the text as quoted-printable or base64", l.lines+1, maxLine)
+	}
 	if hasSuspect(text) {
 		switch {
 		case bytes.IndexByte(text, '\r') >= 0:
@@ -65,7 +70,9 @@ func (l *lineReader) next() (text []byte, end bool, err error) {
 		l.mended.note("last line without an end")
 		end = true
 	}
-	l.open = !end
+	if l.open = !end; end {
+		l.lines++
+	}
 	return text, end, nil
 }
 
@@ -75,18 +82,20 @@ func (l *lineReader) next() (text []byte, end bool, err error) {
 // until the next call.
 func (l *lineReader) run() []byte {
 	b, _ := l.r.Peek(l.r.Buffered())
-	n := 0
+	n, lines := 0, 0
 	for n < len(b) && b[n] != '-' {
 		i := bytes.IndexByte(b[n:], '\n')
 		if i < 1 || i > maxLine+1 || b[n+i-1] != '\r' || hasSuspect(b[n:n+i-1]) {
 			break
 		}
 		n += i + 1
+		lines++
 	}
 	if l.max > 0 && l.n+int64(n) > l.max {
 		return nil
 	}
 	l.n += int64(n)
+	l.lines += lines
 	_, _ = l.r.Discard(n)
 	return b[:n]
 }
