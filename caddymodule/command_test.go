@@ -57,6 +57,7 @@ var changing = []struct {
 	{regexp.MustCompile(` +\d+ ms`), "  <n> ms"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?`), "<time>"},
 	{regexp.MustCompile(`\S+ \(command line\)`), "<user> (command line)"},
+	{regexp.MustCompile(`(?m)^\{"level":.*\n`), ""}, // Caddy's own log
 	{regexp.MustCompile(`(?m) +$`), ""},
 }
 
@@ -108,6 +109,16 @@ func TestCommandLine(t *testing.T) {
 	say("Hello.\n", "send", "--to", "a@example.net", "--subject", "Hello")
 	say("Hello.\n", "send", "--to", "gone@example.net", "--subject", "Hello")
 	say("Hello.\n", "send", "--to", "nobody", "--subject", "Hello")
+	message := filepath.Join(p.dir, "message.eml")
+	writeFile(t, message, []byte("To: c@example.net\nSubject: Whole\n\nAs it is.\n"))
+	say("", "send", "--raw", message)
+	say("To: d@example.net\n\nAs it is.\n", "send", "--raw", "-", "--to", "e@example.net", "--from", "sender@example.com", "--idempotency-key", "1")
+	say("Subject: to nobody\n\nx\n", "send", "--raw", "-")
+	say("", "send", "--raw", filepath.Join(p.dir, "nothing.eml"))
+	say("", "check", p.config)
+	broken := filepath.Join(p.dir, "Caddyfile.broken")
+	writeFile(t, broken, []byte("{\n\toauth_mail {\n\t\tmax_body much\n\t}\n}\n"))
+	say("", "check", broken)
 	say("", "outbox", "pause", "default")
 	say("", "status")
 	say("Hello.\n", "send", "--to", "b@example.net", "--subject", "Later")

@@ -26,6 +26,7 @@ type apiDocument struct {
 	root     map[string]any
 	compiler *jsonschema.Compiler
 	seen     map[string]bool // "POST /emails 200 application/json"
+	taken    map[string]bool // "POST /emails application/json", of requests that went well
 }
 
 const documentURL = "https://mail.example/openapi.json"
@@ -38,7 +39,7 @@ func readDocument(t *testing.T) *apiDocument {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &apiDocument{t: t, root: root.(map[string]any), compiler: jsonschema.NewCompiler(), seen: make(map[string]bool)}
+	d := &apiDocument{t: t, root: root.(map[string]any), compiler: jsonschema.NewCompiler(), seen: make(map[string]bool), taken: make(map[string]bool)}
 	d.compiler.DefaultDraft(jsonschema.Draft2020)
 	d.compiler.AssertFormat()
 	if err := d.compiler.AddResource(documentURL, closed(root)); err != nil {
@@ -220,9 +221,17 @@ func (d *apiDocument) hasHeader(name string, response []string) bool {
 // server, of its store, and of its network. Their body is checked by TestOpenAPIErrors.
 var unreachable = []int{500, 503, 504, 507}
 
-// missed reports the answers in the document that were not seen.
+// missed reports the answers in the document that were not seen, and the bodies that were
+// not sent.
 func (d *apiDocument) missed() {
 	d.operations(func(method, path string, operation map[string]any) {
+		bodies, _ := d.at("paths", path, strings.ToLower(method), "requestBody", "content")
+		of, _ := bodies.(map[string]any)
+		for media := range of {
+			if !d.taken[method+" "+path+" "+media] {
+				d.t.Errorf("no request of the type %s went well at %s %s", media, method, path)
+			}
+		}
 		for status := range operation["responses"].(map[string]any) {
 			n, _ := strconv.Atoi(status)
 			v, _ := d.at("paths", path, strings.ToLower(method), "responses", status, "content")
@@ -274,6 +283,9 @@ func TestOpenAPI(t *testing.T) {
 		var got answer
 		got = p.do(method, target, h, body)
 		d.answered(method, path, got)
+		if media, _, _ := strings.Cut(h["Content-Type"], ";"); got.status < 300 {
+			d.taken[method+" "+path+" "+media] = true
+		}
 		if got.status >= 400 { // and once more in the other shape, which must not do anything else
 			h["Accept"] = "application/problem+json"
 			again := p.do(method, target, h, body)
@@ -315,7 +327,16 @@ func TestOpenAPI(t *testing.T) {
 	call("POST", batch, batch, testKey, "["+mailBody+"]")
 	call("POST", batch, batch, testKey, "["+mailBody+"]", "Prefer", "respond-async")
 	call("POST", batch, batch, testKey, "["+mailBody+`,{"to":1}]`, "X-Batch-Validation", "permissive")
-	call("POST", batch, batch, testKey, mailBody+"\n{}\n", "Content-Type", "application/x-ndjson")
+	for _, media := range lineTypes {
+		call("POST", batch, batch, testKey, mailBody+"\n{}\n", "Content-Type", media)
+	}
+	form, media := newForm(t, formPart{name: "to", text: "a@example.net"}, formPart{name: "subject", text: "s"}, formPart{name: "f", file: "a.txt", text: "x"})
+	whole := "To: a@example.net\r\nSubject: s\r\n\r\nbody\r\n"
+	for body, media := range map[string]string{form: media, whole: "message/rfc822", strings.Replace(mailBody, "{", `{"oauth_mail":{"dry_run":true},`, 1): typeJSON, mailBody: typeJSON} {
+		for _, dry := range []string{"", "1"} {
+			call("POST", emails, emails, testKey, body, "Content-Type", media, "X-Mail-Dry-Run", dry)
+		}
+	}
 	call("GET", emails, emails+"?limit=3", testKey, "")
 	call("GET", one, emails+"/"+got.ID, testKey, "")
 	call("GET", one, emails+"/"+later.ID, testKey, "")
