@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	bbolt "go.etcd.io/bbolt"
@@ -59,6 +60,20 @@ func (e *Engine) duplicate(ctx context.Context, m *outbox.Message, look func(fun
 	return &outbox.DuplicateError{Prior: prior}
 }
 
+// sealing is where a message is sealed that is accepted. It serves for one after the other.
+type sealing struct{ record, content []byte }
+
+var sealings = sync.Pool{New: func() any { return new(sealing) }}
+
+// maxSealing is the largest that serves again.
+const maxSealing = 16 << 10
+
+func (s *sealing) giveBack() {
+	if cap(s.record) <= maxSealing && cap(s.content) <= maxSealing {
+		sealings.Put(s)
+	}
+}
+
 // accept stores a message and its content.
 func (e *Engine) accept(m *outbox.Message, c mailer.Content) error {
 	stored := *m // what it refers to is only read
@@ -75,14 +90,17 @@ func (e *Engine) accept(m *outbox.Message, c mailer.Content) error {
 	if stored.Due.IsZero() && !stored.State.Final() {
 		stored.Due = time.Now().UTC()
 	}
-	sealed, err := e.seal(&stored)
+	room := sealings.Get().(*sealing)
+	defer room.giveBack() // who commits has copied it, or never will
+	sealed, err := e.seal(room.record[:0], &stored)
 	if err != nil {
 		return err
 	}
-	k, err := e.keep(stored.ID, c)
+	k, err := e.keep(room.content[:0], stored.ID, c)
 	if err != nil {
 		return err
 	}
+	room.record, room.content = sealed, k.sealed
 	h := newHeader(&stored, k.where, k.size)
 	o := &op{accept: true, id: m.ID, size: len(sealed) + len(k.sealed)}
 	o.apply = func(b *batch) error { return b.accept(m, h, sealed, k) }

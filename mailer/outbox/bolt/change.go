@@ -30,7 +30,7 @@ func (b *batch) change(id string, f func(*outbox.Message) error) error {
 	if err := checkMessage(m); err != nil {
 		return err
 	}
-	sealed, err := b.e.seal(m)
+	sealed, err := b.e.seal(nil, m)
 	if err != nil {
 		return err
 	}

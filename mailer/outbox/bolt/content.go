@@ -39,16 +39,16 @@ type kept struct {
 	source mailer.Source // reads it
 }
 
-// keep seals a content. One that is too large for the database is on the disk when
-// keep returns.
-func (e *Engine) keep(id string, c mailer.Content) (*kept, error) {
+// keep seals a content behind dst. One that is too large for the database is on the disk
+// when keep returns.
+func (e *Engine) keep(dst []byte, id string, c mailer.Content) (*kept, error) {
 	k := &kept{e: e, id: id, where: keptInline, size: c.Size()}
 	if k.size > maxInline || k.size > freeInline && !k.share() {
 		k.where = keptInFile
 		k.source = fileSource{e, id, k.size}
 		return k, k.writeFile(c)
 	}
-	if err := k.seal(c); err != nil {
+	if err := k.seal(dst, c); err != nil {
 		k.done()
 		return nil, err
 	}
@@ -65,13 +65,13 @@ func (k *kept) share() bool {
 	return true
 }
 
-// seal seals a content in memory.
-func (k *kept) seal(c mailer.Content) error {
+// seal seals a content in memory, behind dst.
+func (k *kept) seal(dst []byte, c mailer.Content) error {
 	octets, err := mailer.Octets(c)
 	if err = checkCopy(int64(len(octets)), err, c); err != nil {
 		return err
 	}
-	sealed, err := k.e.options.Sealer.AppendSeal(nil, contentName(k.id), octets)
+	sealed, err := k.e.options.Sealer.AppendSeal(dst, contentName(k.id), octets)
 	if err != nil {
 		return fmt.Errorf("sealing the content of the message %s: %w", k.id, err)
 	}

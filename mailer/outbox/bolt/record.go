@@ -171,8 +171,8 @@ var plaintexts = sync.Pool{New: func() any { return new([]byte) }}
 // maxPlaintext is the largest that is used again.
 const maxPlaintext = 16 << 10
 
-// seal makes the sealed form of a message.
-func (e *Engine) seal(m *outbox.Message) ([]byte, error) {
+// seal appends the sealed form of a message to dst.
+func (e *Engine) seal(dst []byte, m *outbox.Message) ([]byte, error) {
 	room := plaintexts.Get().(*[]byte)
 	plain, err := m.AppendJSON((*room)[:0])
 	if err != nil {
@@ -182,7 +182,7 @@ func (e *Engine) seal(m *outbox.Message) ([]byte, error) {
 		*room = plain
 		defer plaintexts.Put(room)
 	}
-	sealed, err := e.options.Sealer.AppendSeal(nil, messageName(m.ID), plain)
+	sealed, err := e.options.Sealer.AppendSeal(dst, messageName(m.ID), plain)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the message %s: %w", m.ID, err)
 	}

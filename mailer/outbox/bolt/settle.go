@@ -42,7 +42,7 @@ func (e *Engine) settle(m *outbox.Message, out outbox.Outcome) (*settled, error)
 	if err := checkMessage(m); err != nil {
 		return nil, err
 	}
-	sealed, err := e.seal(m)
+	sealed, err := e.seal(nil, m)
 	if err != nil {
 		return nil, err
 	}
