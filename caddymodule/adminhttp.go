@@ -39,9 +39,11 @@ type adminRequest struct {
 	// by is who is calling.
 	by string
 	// provider and user name an account, tenant a tenant, id a message and key an API
-	// key, where the path does.
+	// key, where the path does, or the call has found out.
 	provider, user, tenant, id, key string
 	body                            []byte
+	// about is what the audit log tells besides.
+	about []any
 }
 
 // settings reads the body, which may have the given fields and no others. An
@@ -204,6 +206,9 @@ func (d adminDoor) serve(w http.ResponseWriter, r *http.Request, call *adminCall
 	case eml:
 		writeEML(w, v)
 	default:
+		if s, ok := answer.(interface{ tag() string }); ok && s.tag() != "" {
+			w.Header().Set("ETag", s.tag())
+		}
 		writeJSON(w, "application/json", status, answer)
 	}
 }

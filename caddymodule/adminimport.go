@@ -183,5 +183,6 @@ func serveImport(a admin, r *adminRequest) (int, any, error) {
 		return 0, nil, &adminError{kind: adminInvalid, err: fmt.Errorf("format %d was written by a newer version of this plugin; update this instance", in.Format)}
 	}
 	v, err := a.importSettings(r.Context(), in.exported, importOptions{dryRun: in.DryRun, incomplete: in.Incomplete}, r.by)
+	r.about = []any{"created", v.Created, "changed", v.Changed, "dry_run", in.DryRun}
 	return http.StatusOK, v, err
 }

@@ -27,6 +27,15 @@ type runtimeView struct {
 	Problem string `json:"problem,omitempty"`
 }
 
+// tag is the entity tag of settings (RFC 9110, section 8.8.3), which If-Match takes; empty
+// for those that cannot be changed.
+func (v runtimeView) tag() string {
+	if v.Revision == "" {
+		return ""
+	}
+	return `"` + v.Revision + `"`
+}
+
 // viewEntry shows what is known of an entry; whole with its settings.
 func (s *snapshot) viewEntry(ref entryRef, whole bool) runtimeView {
 	v := runtimeView{Problem: s.problems[ref]}

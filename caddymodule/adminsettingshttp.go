@@ -102,6 +102,7 @@ func serveCreate(kind entryKind) func(admin, *adminRequest) (int, any, error) {
 			return 0, nil, err
 		}
 		ref := entryRef{kind, name}
+		*map[entryKind]*string{kindProvider: &r.provider, kindTenant: &r.tenant, kindKey: &r.key}[kind] = name
 		done, err := a.edit(r.Context(), settingsEdit{how: "create", ref: ref, body: settings, by: r.by})
 		if err != nil {
 			return 0, nil, err

@@ -108,15 +108,29 @@ var auditNames = map[string]string{
 	"POST /accounts/{provider}/{user}/import":     "account.imported",
 	"POST /accounts/{provider}/{user}/disconnect": "account.disconnected",
 	"POST /accounts/{provider}/{user}/refresh":    "account.refreshed",
-	"POST /tenants/{tenant}/test":                 "test.connection",
-	"POST /tenants/{tenant}/mail":                 "test.mail",
-	"POST /tenants/{tenant}/send":                 "operator.sent",
-	"GET /outbox/messages/{id}/eml":               "outbox.message_read",
-	"DELETE /outbox/messages/{id}":                "outbox.message_dropped",
-	"POST /outbox/messages/{id}/retry":            "outbox.message_retried",
-	"POST /outbox/messages/{id}/cancel":           "outbox.message_canceled",
-	"POST /outbox/tenants/{tenant}/pause":         "outbox.paused",
-	"POST /outbox/tenants/{tenant}/resume":        "outbox.resumed",
+	"POST /providers":                      "provider.created",
+	"PUT /providers/{provider}":            "provider.changed",
+	"PATCH /providers/{provider}":          "provider.changed",
+	"DELETE /providers/{provider}":         "provider.deleted",
+	"POST /tenants":                        "tenant.created",
+	"PUT /tenants/{tenant}":                "tenant.changed",
+	"PATCH /tenants/{tenant}":              "tenant.changed",
+	"DELETE /tenants/{tenant}":             "tenant.deleted",
+	"POST /keys":                           "key.created",
+	"PUT /keys/{key}":                      "key.changed",
+	"PATCH /keys/{key}":                    "key.changed",
+	"DELETE /keys/{key}":                   "key.deleted",
+	"POST /settings":                       "settings.imported",
+	"POST /settings/test":                  "test.settings",
+	"POST /tenants/{tenant}/test":          "test.connection",
+	"POST /tenants/{tenant}/mail":          "test.mail",
+	"POST /tenants/{tenant}/send":          "operator.sent",
+	"GET /outbox/messages/{id}/eml":        "outbox.message_read",
+	"DELETE /outbox/messages/{id}":         "outbox.message_dropped",
+	"POST /outbox/messages/{id}/retry":     "outbox.message_retried",
+	"POST /outbox/messages/{id}/cancel":    "outbox.message_canceled",
+	"POST /outbox/tenants/{tenant}/pause":  "outbox.paused",
+	"POST /outbox/tenants/{tenant}/resume": "outbox.resumed",
 }
 
 // auditName is the fact that a call is; empty where nobody needs to know.
@@ -148,6 +162,9 @@ func (a *App) auditCall(call *adminCall, r *adminRequest, status int, err error)
 	if event == "" || status == http.StatusAccepted && err == nil { // pending, and asked for again and again
 		return
 	}
+	if status == http.StatusCreated && err == nil { // PUT may do both
+		event = strings.Replace(event, ".changed", ".created", 1)
+	}
 	about := []any{"by", r.by, "outcome", "ok"}
 	if err != nil {
 		about[3] = "failed"
@@ -166,6 +183,7 @@ func (a *App) auditCall(call *adminCall, r *adminRequest, status int, err error)
 			about = append(about, named.word, named.value)
 		}
 	}
+	about = append(about, r.about...)
 	a.audit(event, append(about, "remote_ip", remoteIP(r.Request))...)
 }
 

@@ -13,10 +13,10 @@ import (
 
 // auditLine is what a test reads of the audit log.
 type auditLine struct {
-	Event, By, Provider, User, Tenant, Outcome, Needs string
-	ID                                                string
-	Recipients                                        int
-	To                                                []string
+	Event, By, Provider, User, Tenant, Key, Outcome, Needs string
+	ID                                                     string
+	Recipients                                             int
+	To, Created                                            []string
 }
 
 // auditLines reads the audit log, which is in a file of its own.
@@ -146,4 +146,56 @@ func count(lines []string) map[string]int {
 		m[l]++
 	}
 	return m
+}
+
+// TestAuditSettings: the log tells who has made, changed and deleted what on the running
+// server, which names its revision for the next change.
+func TestAuditSettings(t *testing.T) {
+	t.Parallel()
+	s := startOAuthSite(t)
+	s.mustReload("\tlog {\n", "\tlog audit {\n\t\toutput file "+s.dir+"/audit.log\n\t\tinclude oauth_mail.audit\n\t}\n\tlog {\n")
+	const password = "password-of-a-tenant"
+	tag := ""
+	change := func(method, path, body string, status int) {
+		t.Helper()
+		got := s.do(method, "/admin"+path, map[string]string{"Authorization": "Basic b3BzOm9wcy1wYXNzd29yZA==", "Content-Type": "application/json", "If-Match": tag}, body)
+		if got.status != status {
+			t.Fatalf("%s %s: status %d, want %d: %s", method, path, got.status, status, got.body)
+		}
+		var v struct{ Revision string }
+		if err := json.Unmarshal([]byte(got.body), &v); err != nil {
+			t.Fatal(err)
+		}
+		if tag = got.header.Get("ETag"); v.Revision != "" && tag != `"`+v.Revision+`"` || v.Revision == "" && tag != "" {
+			t.Errorf("%s %s: ETag %q of revision %q", method, path, tag, v.Revision)
+		}
+	}
+	tenant := `"server":"smtp.example.net","auth":{"method":"password","username":"u","password":"` + password + `"},"from":"a@example.net"`
+	change("POST", "/tenants", `{"name":"bulk",`+tenant+`}`, 201)
+	change("PATCH", "/tenants/bulk", `{"connections":1}`, 200)
+	change("PUT", "/tenants/bulk", "{"+tenant+"}", 200)
+	change("PATCH", "/tenants/default", `{"connections":1}`, 409)
+	change("PUT", "/tenants/other", "{"+tenant+"}", 201)
+	change("POST", "/providers", `{"name":"lab","issuer":"https://idp.example.net","client_id":"c","servers":["smtp.example.net"]}`, 201)
+	change("DELETE", "/providers/lab", "", 200)
+	change("POST", "/keys", `{"name":"shop","tenant":"bulk"}`, 201)
+	change("PATCH", "/keys/shop", `{"scopes":["send"]}`, 200)
+	change("DELETE", "/keys/shop", "", 200)
+	change("POST", "/settings", `{"format":1,"tenants":[{"name":"third","settings":{`+tenant+`}}]}`, 200)
+	tag = "*"
+	change("DELETE", "/tenants/bulk", "", 200)
+	var facts []string
+	for _, l := range s.auditLines() {
+		facts = append(facts, strings.Join([]string{l.Event, l.By, l.Outcome, l.Provider + l.Tenant + l.Key, strings.Join(l.Created, " ")}, " "))
+	}
+	if diff := cmp.Diff([]string{
+		"tenant.created ops ok bulk ", "tenant.changed ops ok bulk ", "tenant.changed ops ok bulk ", "tenant.changed ops failed default ", "tenant.created ops ok other ",
+		"provider.created ops ok lab ", "provider.deleted ops ok lab ", "key.created ops ok shop ", "key.changed ops ok shop ", "key.deleted ops ok shop ",
+		"settings.imported ops ok  tenant third", "tenant.deleted ops ok bulk ",
+	}, facts); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if text, err := os.ReadFile(s.dir + "/audit.log"); err != nil || strings.Contains(string(text), password) {
+		t.Errorf("a password is in the audit log, or not to be found: %v", err)
+	}
 }
