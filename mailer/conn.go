@@ -51,7 +51,7 @@ const (
 // made by [Tenant.Submit] and kept by a [Pool]. It serves one goroutine at a
 // time.
 type Conn struct {
-	server   *Server // not changed
+	server   Server // not the tenant's: that would keep its configuration alive
 	timeouts Timeouts
 	raw      net.Conn // closing it breaks off whatever is under way
 	nc       net.Conn // raw, or TLS over it

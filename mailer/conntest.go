@@ -129,7 +129,7 @@ func (s Server) explainSilence(ctx context.Context, e *Error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, testLookTLS)
 	defer cancel()
-	c := &Conn{server: &s, timeouts: s.Timeouts}
+	c := &Conn{server: s, timeouts: s.Timeouts}
 	if c.dial(ctx) != nil {
 		return
 	}

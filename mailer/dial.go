@@ -47,7 +47,7 @@ func (s *Server) open(ctx context.Context) (*Conn, *Error) {
 	if e := s.check(); e != nil {
 		return nil, e
 	}
-	c := &Conn{server: s, timeouts: s.Timeouts.withDefaults()}
+	c := &Conn{server: *s, timeouts: s.Timeouts.withDefaults()}
 	if e := c.dial(ctx); e != nil {
 		return nil, e
 	}
@@ -174,7 +174,7 @@ func (c *Conn) startTLS(ctx context.Context) *Error {
 }
 
 func (c *Conn) handshake(ctx context.Context) *Error {
-	t := tls.Client(c.corked(), c.server.Sessions.config(c.server))
+	t := tls.Client(c.corked(), c.server.Sessions.config(&c.server))
 	e := traced(ctx, StageTLS, func(f *Facts) *Error {
 		e := c.do(ctx, StageTLS, c.timeouts.Greeting, t.Handshake)
 		f.handshake(t.ConnectionState(), e)
