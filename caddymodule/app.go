@@ -107,7 +107,7 @@ type App struct {
 	engineName string
 	box        *outboxState
 	// before is the configuration whose settings the outbox had before it had those of
-	// this one; nil for none.
+	// this one; nil for none. It belongs to watchLanes from when the loading has ended.
 	before   *App
 	loading  *loading
 	events   *eventQueue

@@ -24,11 +24,12 @@ func (a *App) watchLanes(ctx context.Context) {
 		return
 	}
 	a.warnForsaken(ctx)
+	var before *snapshot
 	if a.before != nil {
-		a.openChanged(ctx, a.before.registry.load())
-	} else {
-		a.openChanged(ctx, nil)
+		before = a.before.registry.load()
+		a.before = nil // it would keep the one before it, and that one all others
 	}
+	a.openChanged(ctx, before)
 	tick := time.NewTicker(lanesEvery)
 	defer tick.Stop()
 	for {
