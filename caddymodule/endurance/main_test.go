@@ -4,7 +4,7 @@
 //
 //	go test -tags endurance -count=1 -timeout 5m ./caddymodule/endurance/...
 //
-// With -kills 200, -reloads 100, -queued 1000000, -crowd 1000 and -hold 10m they are those of the
+// With -kills 200, -reloads 1000, -queued 1000000, -crowd 1000 and -hold 10m they are those of the
 // long suite.
 package endurance
 
