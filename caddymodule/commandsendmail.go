@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"os"
@@ -39,7 +40,11 @@ Other options of sendmail are taken and have no effect. Settings are read
 from ` + sendmailSettingsFile + `, or the file that the
 variable ` + sendmailSettingsVariable + ` names, a line each:
 
-  tenant <name>           tenant to send by (default: default)
+  site <url>              site with a send route, for users without the
+                          management token
+  key_file <file>         API key for it (or the variable OAUTH_MAIL_KEY)
+  tenant <name>           tenant to send by (default: default; with site the
+                          key's)
   from <address>          From where a mail has none that can be used
   domain <name>           what to append to recipients without a domain
   alias <name> <address>  where mail for a local name goes
@@ -76,6 +81,12 @@ func (c *commandLine) sendmail(args []string) error {
 	if err != nil {
 		return &exit{exitConfig, err.Error()}
 	}
+	var site *mailSite
+	if settings.site != "" {
+		if site, err = newMailSite(settings.site, settings.keyFile, settings.tenant); err != nil {
+			return &exit{exitConfig, err.Error()}
+		}
+	}
 	if settings.address != "" {
 		if err := c.cmd.Flags().Set("address", settings.address); err != nil {
 			return &exit{exitConfig, err.Error()}
@@ -96,17 +107,23 @@ func (c *commandLine) sendmail(args []string) error {
 		return err
 	}
 	header.Set("Idempotency-Key", "sendmail-"+mailer.NewID())
-	return c.handOver(settings.tenant, header, message)
+	return c.handOver(func() error {
+		if site != nil {
+			return site.post(c.cmd.Context(), header, message)
+		}
+		_, err := c.post(cmp.Or(settings.tenant, defaultTenant), header, message)
+		return err
+	})
 }
 
 // handOver gives the mail to the server, and again where it is starting anew.
-func (c *commandLine) handOver(tenant string, header http.Header, message []byte) error {
+func (c *commandLine) handOver(post func() error) error {
 	var err error
 	for _, wait := range []time.Duration{0, 500 * time.Millisecond, 2 * time.Second} {
 		if err := c.pause(wait); err != nil {
 			return &exit{exitTempFail, err.Error()}
 		}
-		if _, err = c.post(tenant, header, message); err == nil {
+		if err = post(); err == nil {
 			return nil
 		}
 		if p, ok := errors.AsType[*answerError](err); ok {
@@ -125,12 +142,16 @@ func (p *answerError) sysexit() error {
 	switch p.Status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		code = exitNoPerm
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType:
 		code = exitConfig
 	case http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity, http.StatusBadRequest:
 		code = exitDataErr
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusInsufficientStorage, http.StatusConflict, http.StatusInternalServerError:
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusInsufficientStorage, http.StatusConflict, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusGatewayTimeout:
 		code = exitTempFail
+	}
+	if p.Status < http.StatusBadRequest { // it is something else that answers there
+		code = exitConfig
 	}
 	return &exit{code, p.Error()}
 }

@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,5 +146,83 @@ func TestSendmail(t *testing.T) {
 	p.kill()
 	if r := sendmail("From: a@example.com\n\nx\n", "-i", "root"); r.code != exitTempFail || !strings.Contains(r.err, "No Caddy answers") || !strings.Contains(r.err, "`admin off`") {
 		t.Errorf("without the server: %+v", r)
+	}
+}
+
+// TestSendmailByKey: who may not have the management token sends by the site, with an
+// API key.
+func TestSendmailByKey(t *testing.T) {
+	t.Parallel()
+	sink := &mailertest.Sink{Keep: true}
+	host, port := sink.Listen(t)
+	p := startCaddy(t, tenantAt(net.JoinHostPort(host, fmt.Sprint(port)), "senders *@example.com")+"tenant other {\nserver plaintext://"+host+":1\nauth none\nfrom other@example.com\n}\n")
+	link := filepath.Join(t.TempDir(), "sendmail")
+	if err := os.Symlink(os.Args[0], link); err != nil {
+		t.Fatal(err)
+	}
+	settings, keyFile := filepath.Join(t.TempDir(), "sendmail.conf"), filepath.Join(t.TempDir(), "key")
+	writeFile(t, keyFile, []byte(testKey+"\n"))
+	site, key := "site "+p.URL+"\n", "key_file "+keyFile+"\n"
+	moved := httptest.NewServer(http.RedirectHandler(p.URL+"/emails", http.StatusPermanentRedirect))
+	t.Cleanup(moved.Close)
+	const php = "To: a@example.org\nSubject: From a form\nBcc: c@example.org\nFrom: shop@example.com\n\nHello.\n"
+	cron := []string{"-FCronDaemon", "-i", "-B8BITMIME", "-oem", "root"}
+	for _, tt := range []struct {
+		name, conf, env, mail string
+		args                  []string
+		code                  int
+		says                  string
+		from                  string
+		to                    []string
+		has                   string
+	}{
+		{
+			name: "PHP", conf: site + key, mail: php, args: []string{"-t", "-i"},
+			from: "shop@example.com", to: []string{"a@example.org", "c@example.org"}, has: "Subject: From a form",
+		},
+		{
+			name: "PHP with a sender, and the key in the environment", conf: site, env: keyVariable + "=" + testKey, mail: php, args: []string{"-t", "-i", "-fbounces@example.com"},
+			from: "bounces@example.com", to: []string{"a@example.org", "c@example.org"}, has: "From: shop@example.com",
+		},
+		{
+			name: "cron, with the tenant's sender", conf: site + key + "alias root ops@example.net\n", args: cron,
+			mail: "From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@host> run\n\nIt failed.\n",
+			from: "sender@example.com", to: []string{"ops@example.net"}, has: "It failed.",
+		},
+		{name: "its tenant by name", conf: site + key + "tenant default\n", mail: php, args: []string{"-t"}, from: "shop@example.com", to: []string{"a@example.org", "c@example.org"}},
+		{name: "another tenant", conf: site + key + "tenant other\n", mail: php, args: []string{"-t"}, code: exitNoPerm, says: "may not use"},
+		{name: "a wrong key", conf: site, env: keyVariable + "=wrong-key-canary", mail: php, args: []string{"-t"}, code: exitNoPerm, says: "API key"},
+		{name: "no key", conf: site, mail: php, args: []string{"-t"}, code: exitNoPerm, says: "API key"},
+		{name: "no file with a key", conf: site + "key_file " + keyFile + ".not\n", mail: php, args: []string{"-t"}, code: exitConfig, says: "key.not"},
+		{name: "a file with something else", conf: site + "key_file " + settings + "\n", mail: php, args: []string{"-t"}, code: exitConfig, says: "is none"},
+		{name: "a sender that is not allowed", conf: site + key, mail: strings.Replace(php, "shop@example.com", "a@elsewhere.example", 1), args: []string{"-t"}, code: exitNoPerm, says: "may not send"},
+		{name: "an address that is none", conf: site + key, mail: php, args: []string{"-i", "--", "nobody@"}, code: exitDataErr},
+		{name: "no send route", conf: "site " + p.URL + "/nothing\n" + key, mail: php, args: []string{"-t"}, code: exitConfig, says: "not as a send route"},
+		{name: "a site that leads elsewhere", conf: "site " + moved.URL + "\n" + key, mail: php, args: []string{"-t"}, code: exitConfig, says: "HTTP 308"},
+		{name: "a key in clear", conf: "site http://mail.example.com\n" + key, mail: php, args: []string{"-t"}, code: exitConfig, says: "https://"},
+		{name: "no address", conf: "site mail.example.com\n" + key, mail: php, args: []string{"-t"}, code: exitConfig, says: "is no address"},
+		{name: "a site that is away", conf: "site http://127.0.0.1:1\n" + key, mail: php, args: []string{"-t"}, code: exitTempFail, says: "No site answers"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			writeFile(t, settings, []byte("# nobody is at this address\naddress 127.0.0.1:1\n"+tt.conf))
+			env := []string{sendmailSettingsVariable + "=" + settings, keyFileVariable + "=", tt.env}
+			before := len(sink.Messages())
+			// As PHP does, by the shell.
+			r := p.runAs("/bin/sh", env, tt.mail, "-c", link+" "+strings.Join(tt.args, " "))
+			if r.code != tt.code || !strings.Contains(r.err, tt.says) || tt.code == 0 && r.out+r.err != "" || strings.Contains(r.out+r.err, "canary") || strings.Contains(r.out+r.err, testKey) {
+				t.Fatalf("%+v, want code %d and %q", r, tt.code, tt.says)
+			}
+			if tt.code != 0 {
+				if n := len(sink.Messages()) - before; n != 0 {
+					t.Errorf("%d mails were sent", n)
+				}
+				return
+			}
+			await(t, "the mail is there", func() bool { return len(sink.Messages()) == before+1 })
+			m := sink.Messages()[before]
+			if diff := cmp.Diff(tt.to, m.To); diff != "" || m.From != tt.from || !strings.Contains(m.Data, tt.has) || strings.Contains(m.Data, "Bcc") {
+				t.Errorf("from %s, to -want +got:\n%s\n%s", m.From, diff, m.Data)
+			}
+		})
 	}
 }

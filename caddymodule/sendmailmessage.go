@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"os/user"
@@ -67,8 +68,10 @@ func (c *commandLine) settleSender(message []byte, call sendmailCall, s sendmail
 			name = u.Username
 		}
 		from = name + "@" + s.domain
+	case s.site != "":
+		return withoutFrom(message), nil // it puts the tenant's there
 	default:
-		tenantFrom, err := c.senderOf(s.tenant)
+		tenantFrom, err := c.senderOf(cmp.Or(s.tenant, defaultTenant))
 		if e, ok := errors.AsType[*exit](err); ok && e.code == exitAway {
 			return nil, &exit{exitTempFail, e.text}
 		}

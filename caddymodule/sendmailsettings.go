@@ -17,11 +17,14 @@ const (
 // sendmailSettings are those of the machine: the caller knows none.
 type sendmailSettings struct {
 	tenant, from, domain, address string
-	alias                         map[string]string
+	// site is where the mail goes in place of Caddy's admin API, with the API key in
+	// keyFile; both may be empty.
+	site, keyFile string
+	alias         map[string]string
 }
 
 func readSendmailSettings() (s sendmailSettings, err error) {
-	s = sendmailSettings{tenant: defaultTenant, alias: map[string]string{}}
+	s = sendmailSettings{alias: map[string]string{}}
 	name, named := os.LookupEnv(sendmailSettingsVariable)
 	if !named {
 		name = sendmailSettingsFile
@@ -40,7 +43,9 @@ func readSendmailSettings() (s sendmailSettings, err error) {
 		if len(words) == 0 || words[0][0] == '#' {
 			continue
 		}
-		single := map[string]*string{"tenant": &s.tenant, "from": &s.from, "domain": &s.domain, "address": &s.address}[words[0]]
+		single := map[string]*string{
+			"tenant": &s.tenant, "from": &s.from, "domain": &s.domain, "address": &s.address, "site": &s.site, "key_file": &s.keyFile,
+		}[words[0]]
 		switch {
 		case single != nil && len(words) == 2:
 			*single = words[1]

@@ -1,18 +1,22 @@
 package caddymodule
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 )
 
 // whole reads a message that is ready (RFC 5322). It goes as it is, but for what no
-// mail server may get. Who receives it the query says (to, any number of times), or
-// else its fields To, Cc and Bcc; who sends it the query (from), or its field From.
+// mail server may get. Who receives it the query says (to, any number of times), or the
+// header ([envelopeToHeader]), or else its fields To, Cc and Bcc; who sends it the query
+// (from), the header ([envelopeFromHeader]), or its field From.
 func (in *incoming) whole(c caller) (*emailRequest, error) {
 	r := &emailRequest{message: new(mailer.Message), id: mailer.NewID(), envelope: new(mailer.Envelope)}
 	sum := sha256.New()
@@ -26,7 +30,7 @@ func (in *incoming) whole(c caller) (*emailRequest, error) {
 		}
 		return nil, err
 	}
-	if err := r.address(in.r.URL.Query()); err != nil {
+	if err := r.address(in.r.URL.Query(), in.r.Header); err != nil {
 		r.close()
 		return nil, err
 	}
@@ -38,14 +42,14 @@ func (in *incoming) whole(c caller) (*emailRequest, error) {
 }
 
 // address settles the envelope of a message.
-func (r *emailRequest) address(query url.Values) (err error) {
+func (r *emailRequest) address(query url.Values, header http.Header) (err error) {
 	r.envelope.From = r.received.From
-	if from := query.Get("from"); from != "" {
+	if from := cmp.Or(query.Get("from"), header.Get(envelopeFromHeader)); from != "" {
 		if r.envelope.From, err = mailer.ParseAddress(from); err != nil {
 			return fieldError("from", err)
 		}
 	}
-	to := query["to"]
+	to := slices.Concat(query["to"], header.Values(envelopeToHeader))
 	switch {
 	case len(to) > maxRecipients:
 		return invalid("to", "too_many", "there are more than %d", maxRecipients)
