@@ -67,9 +67,6 @@ func TestAudit(t *testing.T) {
 	send := func() string {
 		t.Helper()
 		got := s.send(mail)
-		for try := 0; got.status == 0 && try < 3; try++ { // a reload resets who was not let in yet
-			got = s.send(mail)
-		}
 		var v sent
 		if err := json.Unmarshal([]byte(got.body), &v); err != nil || v.Status != "sent" {
 			t.Fatalf("%v: %s", err, got.body)

@@ -123,6 +123,7 @@ func (l *refusingLoader) LoadConfig(ctx caddy.Context) ([]byte, error) {
 
 // adminPost posts to Caddy's own administration.
 func (p *caddyProcess) adminPost(path, mediaType, body string) (int, string) {
+	p.reloaded.Store(true)
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://"+p.admin+path, strings.NewReader(body))
 	if err != nil {
 		return 0, err.Error()
@@ -203,7 +204,7 @@ func TestExitAnswersWaiters(t *testing.T) {
 	const senders = 12
 	answers := make(chan answer, senders)
 	for range senders {
-		go func() { answers <- p.postAgain(mailBody) }()
+		go func() { answers <- p.post(mailBody) }()
 	}
 	began := func() int { return script.Said("BDAT") + script.Said("DATA") }
 	await(t, "a content is there, and all are accepted", func() bool {

@@ -214,7 +214,7 @@ func TestOutboxLocked(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "the outbox in "+folder+" is in use by another process") {
 		t.Errorf("started: %v: %s", err, out)
 	}
-	accepted(t, p.postAgain(mailBody), 200, "sent")
+	accepted(t, p.post(mailBody), 200, "sent")
 }
 
 // TestOutboxKey: messages that wait are sealed. Without the key, or with another one,
@@ -223,7 +223,7 @@ func TestOutboxKey(t *testing.T) {
 	t.Parallel()
 	script := &mailertest.Script{Answers: map[string][]string{"MAIL": {"451 4.3.0 later", "451 4.3.0 later"}}}
 	p := startCaddy(t, scripted(t, script))
-	v := accepted(t, p.postAgain(mailBody), 200, "queued")
+	v := accepted(t, p.post(mailBody), 200, "queued")
 	if v.SMTP == nil || v.SMTP.Code != 451 || v.Diagnosis == nil {
 		t.Errorf("answer %+v", v)
 	}
@@ -318,8 +318,8 @@ func TestOutboxMetricsAndEvents(t *testing.T) {
 	script := &mailertest.Script{Answers: map[string][]string{"RCPT": {"", "550 5.1.1 <a@example.net> unknown", ""}}}
 	p := startCaddy(t, scripted(t, script))
 	p.mustReload("\toauth_mail {", "\tevents {\n\t\ton mail_failed test_log\n\t\ton mail_deferred test_log\n\t\ton mail_parked test_log\n\t}\n\toauth_mail {")
-	accepted(t, p.postAgain(mailBody), 200, "sent")
-	if got := p.postAgain(mailBody); got.status != 422 {
+	accepted(t, p.post(mailBody), 200, "sent")
+	if got := p.post(mailBody); got.status != 422 {
 		t.Fatalf("status %d: %s", got.status, got.body)
 	}
 	await(t, "the refusal is told as an event", func() bool {
@@ -394,7 +394,7 @@ func TestReloadsLeakNothing(t *testing.T) {
 	script := new(mailertest.Script)
 	p := startCaddy(t, scripted(t, script))
 	p.mustReload()
-	accepted(t, p.postAgain(mailBody), 200, "sent")
+	accepted(t, p.post(mailBody), 200, "sent")
 	running, files := p.figures()
 	for i := range 100 {
 		switch i % 3 {
@@ -407,11 +407,7 @@ func TestReloadsLeakNothing(t *testing.T) {
 		}
 	}
 	await(t, "the first folder can be opened again", func() bool { status, _ := p.reload(); return status == 200 })
-	got := p.postAgain(mailBody)
-	for try := 0; got.status == 0 && try < 3; try++ {
-		got = p.postAgain(mailBody)
-	}
-	accepted(t, got, 200, "sent")
+	accepted(t, p.post(mailBody), 200, "sent")
 	var now, open int
 	defer func() {
 		t.Logf("%d goroutines and %d files before, %d and %d after", running, files, now, open)
@@ -427,15 +423,4 @@ func TestReloadsLeakNothing(t *testing.T) {
 	if n := len(script.Contents()); n != 2 {
 		t.Errorf("%d messages", n)
 	}
-}
-
-// postAgain posts until there is an answer: a reload resets connections that wait to
-// be accepted.
-func (p *caddyProcess) postAgain(body string) answer {
-	p.t.Helper()
-	got := p.post(body)
-	for try := 0; got.status == 0 && try < 3; try++ {
-		got = p.post(body)
-	}
-	return got
 }

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,6 +48,8 @@ type caddyProcess struct {
 	// wait returns when cmd has ended.
 	wait   func()
 	output logFile
+	// reloaded is set once a configuration was loaded over another.
+	reloaded *atomic.Bool
 }
 
 // siteConfig is a Caddyfile for a test: APP stands for the content of the global
@@ -103,7 +108,8 @@ func configureCaddy(t *testing.T, app, site string) *caddyProcess {
 	t.Helper()
 	dir := t.TempDir()
 	p := &caddyProcess{
-		t: t, URL: "http://" + freeAddress(t), admin: freeAddress(t), dir: dir, config: filepath.Join(dir, "Caddyfile"), output: newLogFile(t),
+		reloaded: new(atomic.Bool),
+		t:        t, URL: "http://" + freeAddress(t), admin: freeAddress(t), dir: dir, config: filepath.Join(dir, "Caddyfile"), output: newLogFile(t),
 	}
 	config := strings.NewReplacer("DIR", dir, "APP", app, "SITE", site, "URL", p.URL, "ADMIN", p.admin).Replace(siteConfig)
 	writeFile(t, p.config, []byte(config))
@@ -157,6 +163,7 @@ func (p *caddyProcess) start() {
 // reload loads the configuration with the replacements made in it.
 func (p *caddyProcess) reload(replacements ...string) (int, string) {
 	p.t.Helper()
+	p.reloaded.Store(true)
 	config, err := os.ReadFile(p.config)
 	if err != nil {
 		p.t.Fatal(err)
@@ -221,7 +228,14 @@ func (p *caddyProcess) do(method, target string, header map[string]string, body 
 		req.Header.Set(k, v)
 	}
 	req.Close = true // a reload ends idle connections
-	resp, err := (&http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}).Do(req)
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
+	// A reload resets connections that wait to be accepted, also a moment after it was
+	// answered.
+	for try := 0; p.reloaded.Load() && errors.Is(err, syscall.ECONNRESET) && try < 3; try++ {
+		req.Body = io.NopCloser(strings.NewReader(body))
+		resp, err = client.Do(req)
+	}
 	if err != nil {
 		return answer{body: err.Error()}
 	}
