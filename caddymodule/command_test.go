@@ -128,6 +128,8 @@ func TestCommandLine(t *testing.T) {
 	say("", "outbox", "show", id)
 	say("", "outbox", "retry", "no-such-id")
 	say("", "outbox", "cancel", id)
+	say("", "log")
+	say("", "log", "--state", "failed")
 	say("", "outbox", "drop", id)
 	say("", "outbox", "drop", id)
 	say("", "outbox", "resume", "default")
@@ -139,6 +141,49 @@ func TestCommandLine(t *testing.T) {
 	say("", "authorize", "nobody")
 	say("", "outbox", "pause", "nobody")
 	golden(t, "commandline.txt", b.String())
+}
+
+// TestCommandLogFollows: what is accepted, and what becomes of it, is told while the
+// command runs, each once.
+func TestCommandLogFollows(t *testing.T) {
+	t.Parallel()
+	p := startCaddy(t, scripted(t, &mailertest.Script{}))
+	p.managementToken() // is there when the app has started
+	first := accepted(t, p.post(mailBody), 200, "sent").ID
+	out := newLogFile(t)
+	cmd := p.command("oauth-mail", "--address", p.admin, "log", "--follow", "--json")
+	cmd.Env = append(cmd.Env, plainTerminal...)
+	f, err := os.OpenFile(string(out), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd.Stdout, cmd.Stderr = f, f
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	await(t, "the one of before is told", func() bool { return strings.Contains(out.String(), `"state":"sent"`) })
+	if r := p.run("", "outbox", "pause", "default"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	id := accepted(t, p.post(mailBody), 200, "queued").ID
+	told := func(id, state string) (n int) {
+		for line := range strings.Lines(out.String()) {
+			if strings.Contains(line, `{"id":"`+id+`"`) && strings.Contains(line, `"state":"`+state+`"`) {
+				n++
+			}
+		}
+		return n
+	}
+	await(t, "the next one is told", func() bool { return told(id, "queued") > 0 })
+	if r := p.run("", "outbox", "resume", "default"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	await(t, "what became of it is told", func() bool { return told(id, "sent") > 0 })
+	if a, b, c := told(first, "sent"), told(id, "queued"), told(id, "sent"); a != 1 || b != 1 || c != 1 {
+		t.Errorf("told %d, %d and %d times:\n%s", a, b, c, out)
+	}
 }
 
 // TestCommandStatusOfRest: what waits for a server that cannot be reached is no trouble

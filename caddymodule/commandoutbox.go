@@ -87,14 +87,7 @@ func (c *commandLine) outboxList([]string) error {
 		w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "ID\tACCEPTED\tTENANT\tSTATE\tFROM\tTO")
 		for _, m := range v.Messages {
-			to := ""
-			if len(m.Recipients) > 0 {
-				to = m.Recipients[0].Address
-			}
-			if n := len(m.Recipients); n > 1 {
-				to += fmt.Sprintf(" +%d", n-1)
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, m.AcceptedAt.Local().Format(time.DateTime), m.Tenant, m.State, m.From, to)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.ID, m.AcceptedAt.Local().Format(time.DateTime), m.Tenant, m.State, m.From, m.to())
 		}
 		_ = w.Flush()
 		if v.Next != "" {
