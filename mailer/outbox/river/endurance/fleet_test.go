@@ -167,8 +167,12 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills in %v: %v; the one that stayed away was at %d messages, which were taken over %v later, and all sent after %v; at most %d copies are allowed",
 		kills, took.Round(time.Second), f, sending, takeOver.Round(100*time.Millisecond), over.Round(100*time.Millisecond), most)
 	f.Check(t, most)
-	if max(takeOver, over) > 30*time.Second {
-		t.Errorf("the messages of an instance that is gone were taken over after %v, and sent after %v", takeOver, over)
+	if takeOver > 30*time.Second {
+		t.Errorf("the messages of an instance that is gone were taken over after %v", takeOver)
+	}
+	// Those that were interrupted before wait for their turn in the schedule, about a minute.
+	if over > 30*time.Second+90*time.Second {
+		t.Errorf("the messages of an instance that is gone were sent after %v", over)
 	}
 }
 
