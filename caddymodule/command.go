@@ -151,10 +151,18 @@ func (c *commandLine) show(answer json.RawMessage, into any, people func()) erro
 		_, err := fmt.Fprintln(c.out, strings.TrimSpace(string(answer)))
 		return err
 	}
+	if err := understand(answer, into); err != nil {
+		return err
+	}
+	people()
+	return nil
+}
+
+// understand reads an answer of the server.
+func understand(answer json.RawMessage, into any) error {
 	if err := json.Unmarshal(answer, into); err != nil {
 		return fmt.Errorf("the server's answer is not understood, is it of another version? %w", err)
 	}
-	people()
 	return nil
 }
 

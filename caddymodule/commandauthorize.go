@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -39,7 +38,7 @@ func (c *commandLine) authorize(args []string) error {
 		return err
 	}
 	var begun invitation
-	if err := json.Unmarshal(answer, &begun); err != nil {
+	if err := understand(answer, &begun); err != nil {
 		return err
 	}
 	switch flow {
@@ -103,7 +102,7 @@ func (c *commandLine) byBrowser(account accountView, begun invitation) error {
 			return err
 		}
 		var now accountView
-		if err := json.Unmarshal(answer, &now); err != nil {
+		if err := understand(answer, &now); err != nil {
 			return err
 		}
 		if now.AuthorizedAt != nil && (before == nil || now.AuthorizedAt.After(*before)) {
@@ -148,7 +147,7 @@ func (c *commandLine) byDevice(account accountView, begun invitation) error {
 			return err
 		}
 		var v completion
-		if err := json.Unmarshal(answer, &v); err != nil {
+		if err := understand(answer, &v); err != nil {
 			return err
 		}
 		if v.Account != nil {

@@ -207,7 +207,7 @@ func (c *commandLine) get(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(answer, v)
+	return understand(answer, v)
 }
 
 // open makes a call whose answer is read by the caller.

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,9 +24,7 @@ const (
 
 func logCommand() *cobra.Command {
 	cmd := verb("log", "Tells what became of the last messages, a line each, the newest last", cobra.NoArgs, (*commandLine).log)
-	cmd.Flags().String("tenant", "", "Only those of a tenant")
-	cmd.Flags().String("state", "", "Only those in a state: scheduled, queued, sending, held, sent, failed or canceled")
-	cmd.Flags().Int("limit", 20, "How many")
+	selectMessages(cmd, 20)
 	cmd.Flags().BoolP("follow", "f", false, "Go on, and tell each change of the newest "+strconv.Itoa(followLast))
 	return cmd
 }
@@ -36,22 +32,17 @@ func logCommand() *cobra.Command {
 // messageLog is what of the messages was told already.
 type messageLog struct {
 	c *commandLine
-	q url.Values
+	// looked is how many of the last messages are looked at.
+	looked int
 	// told has the states of the messages that the last look has seen.
 	told map[string]outbox.State
 }
 
 func (c *commandLine) log([]string) error {
 	limit, _ := c.cmd.Flags().GetInt("limit")
-	looked := limit
+	l := messageLog{c: c, looked: limit}
 	if c.set("follow") {
-		looked = max(limit, followLast)
-	}
-	l := messageLog{c: c, q: url.Values{"limit": {strconv.Itoa(looked)}}}
-	for _, name := range []string{"tenant", "state"} {
-		if v := c.text(name); v != "" {
-			l.q.Set(name, v)
-		}
+		l.looked = max(limit, followLast)
 	}
 	if err := l.look(limit); err != nil || !c.set("follow") {
 		return err
@@ -61,7 +52,7 @@ func (c *commandLine) log([]string) error {
 		if err := c.pause(logEvery); err != nil {
 			return nil
 		}
-		err := l.look(looked)
+		err := l.look(l.looked)
 		switch {
 		case errors.Is(err, context.Canceled):
 			return nil
@@ -74,29 +65,31 @@ func (c *commandLine) log([]string) error {
 
 // look tells what is new among the last messages.
 func (l *messageLog) look(last int) error {
-	answer, err := l.c.do(http.MethodGet, "/outbox/messages?"+l.q.Encode(), nil)
+	answer, err := l.c.messages(l.looked)
 	if err != nil {
 		return err
 	}
 	var page struct {
 		Messages []json.RawMessage `json:"messages"`
 	}
-	if err := json.Unmarshal(answer, &page); err != nil {
-		return fmt.Errorf("the server's answer is not understood, is it of another version? %w", err)
+	if err := understand(answer, &page); err != nil {
+		return err
 	}
 	states := make(map[string]outbox.State, len(page.Messages))
 	for i, raw := range slices.Backward(page.Messages) {
 		var m messageView
-		if err := json.Unmarshal(raw, &m); err != nil {
-			return fmt.Errorf("the server's answer is not understood, is it of another version? %w", err)
+		if err := understand(raw, &m); err != nil {
+			return err
 		}
 		states[m.ID] = m.State
 		if i >= last || l.told[m.ID] == m.State {
 			continue
 		}
-		if err := l.c.show(raw, new(messageView), func() { l.c.printf("%s\n", m.line()) }); err != nil {
-			return err
+		line := m.line()
+		if l.c.json {
+			line = string(raw)
 		}
+		fmt.Fprintln(l.c.out, line)
 	}
 	l.told = states
 	return nil

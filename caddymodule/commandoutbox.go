@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,9 +19,7 @@ import (
 func outboxCommand() *cobra.Command {
 	cmd := verb("outbox", "Shows the messages that wait, and lets you retry, cancel, pause and resume them", cobra.NoArgs, (*commandLine).outbox)
 	list := verb("list", "Lists messages, the newest first", cobra.NoArgs, (*commandLine).outboxList)
-	list.Flags().String("tenant", "", "Only those of a tenant")
-	list.Flags().String("state", "", "Only those in a state: scheduled, queued, sending, held, sent, failed or canceled")
-	list.Flags().Int("limit", 50, "How many")
+	selectMessages(list, 50)
 	export := verb("export <id>", "Writes a message as a file (.eml)", cobra.ExactArgs(1), (*commandLine).outboxExport)
 	export.Flags().StringP("output", "o", "-", "File to write; - is the standard output")
 	cmd.AddCommand(list, export,
@@ -70,15 +69,27 @@ func (c *commandLine) outbox([]string) error {
 	})
 }
 
-func (c *commandLine) outboxList([]string) error {
-	limit, _ := c.cmd.Flags().GetInt("limit")
+// selectMessages adds the flags that say which messages are asked for.
+func selectMessages(cmd *cobra.Command, limit int) {
+	cmd.Flags().String("tenant", "", "Only those of a tenant")
+	cmd.Flags().String("state", "", "Only those in a state: scheduled, queued, sending, held, sent, failed or canceled")
+	cmd.Flags().Int("limit", limit, "How many")
+}
+
+// messages asks for the last messages of those that the flags select.
+func (c *commandLine) messages(limit int) (json.RawMessage, error) {
 	q := url.Values{"limit": {strconv.Itoa(limit)}}
 	for _, name := range []string{"tenant", "state"} {
 		if v := c.text(name); v != "" {
 			q.Set(name, v)
 		}
 	}
-	answer, err := c.do(http.MethodGet, "/outbox/messages?"+q.Encode(), nil)
+	return c.do(http.MethodGet, "/outbox/messages?"+q.Encode(), nil)
+}
+
+func (c *commandLine) outboxList([]string) error {
+	limit, _ := c.cmd.Flags().GetInt("limit")
+	answer, err := c.messages(limit)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (c *commandLine) statusOnce(names []string) (status string, err error) {
 		return "", err
 	}
 	var v statusView
-	if err := json.Unmarshal(answer, &v); err != nil {
+	if err := understand(answer, &v); err != nil {
 		return "", err
 	}
 	if len(names) > 0 {
