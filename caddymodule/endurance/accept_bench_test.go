@@ -34,6 +34,9 @@ func BenchmarkAccept(b *testing.B) {
 			s := newAcceptSite(b)
 			respond := contest.Row{Name: "respond", Mails: 2 * mails, Workers: clients, Send: s.respond(b, clients)}
 			accept := contest.Row{Name: name, Mails: mails, Workers: clients, Send: s.accept(b, name, clients)}
+			pid := s.caddy.Pid()
+			accept.Spent = func() time.Duration { return processorTime(b, pid) }
+			respond.Spent = accept.Spent
 			accepted := 0
 			accept.Settle = func() {
 				accepted += accept.Mails
@@ -46,9 +49,10 @@ func BenchmarkAccept(b *testing.B) {
 				contest.Compare(b, turns, respond, accept)
 				b.ReportMetric(float64(accepted)/float64(s.flushes()-before), "messages/flush")
 				b.ReportMetric(float64(gone())/float64(accepted), "files/message")
-				return
+			} else {
+				contest.Compare(b, turns, respond, accept)
 			}
-			contest.Compare(b, turns, respond, accept)
+			s.caddy.profile(b, "accept-"+name, func() { accept.Once(b) })
 		})
 	}
 }

@@ -68,6 +68,7 @@ func BenchmarkRelay(b *testing.B) {
 					direct = append(direct, turn(kind.mails, server, "")/p)
 				}
 			}
+			caddy.profile(b, "relay-"+b.Name()[strings.LastIndex(b.Name(), "/")+1:], func() { ours(kind.mails) })
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(contest.Median(rate), "mails/s")
 			b.ReportMetric(contest.Median(rateOfPostfix), "postfix_mails/s")

@@ -5,7 +5,6 @@ package endurance
 import (
 	"encoding/base64"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,14 +14,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/mailertest/contest"
 )
-
-var profiles = flag.String("profiles", "", "a folder for processor profiles of Caddy under load, of BenchmarkRoute")
 
 // BenchmarkRoute sends by POST /emails without an outbox, next to go-smtp's client
 // with a connection for each worker and no HTTP, and to an HTTP server in Node with
@@ -66,7 +62,9 @@ func BenchmarkRoute(b *testing.B) {
 					b.ReportMetric(each(func(turn int) float64 { return ratios[i][turn] / ratios[3][turn] }), rows[i].Name+"_of_"+node.Name)
 				}
 				b.ReportMetric(each(func(turn int) float64 { return 1 / (1/ratios[4][turn] + 1/ratios[5][turn]) }), "wall_of_gosmtp")
-				s.profile(b, kind.name, rows[1])
+				for _, row := range rows[1:3] {
+					s.caddy.profile(b, row.Name+"-"+kind.name, func() { row.Once(b) })
+				}
 			})
 			b.Run("c=1", func(b *testing.B) {
 				s := newRouteSite(b, 1, kind.message, contest.NewContent(kind.size))
@@ -161,39 +159,6 @@ func (s *routeSite) posts(b *testing.B, url string, header map[string]string) fu
 		wires[i] = dialWire(b, url, header, s.body, 200)
 	}
 	return func(worker int) error { return wires[worker].do() }
-}
-
-// profile writes what Caddy does while a row works.
-func (s *routeSite) profile(b *testing.B, name string, r contest.Row) {
-	b.Helper()
-	if *profiles == "" {
-		return
-	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for w := range r.Workers {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := r.Send(w); err != nil {
-					b.Errorf("%s: %v", r.Name, err)
-					return
-				}
-			}
-		})
-	}
-	for _, of := range []string{"profile?seconds=10", "allocs"} {
-		kind, _, _ := strings.Cut(of, "?")
-		if err := os.WriteFile(filepath.Join(*profiles, name+"."+kind), s.caddy.Get("/debug/pprof/"+of), 0o600); err != nil {
-			b.Error(err)
-		}
-	}
-	close(stop)
-	wg.Wait()
 }
 
 func routeKey(s *fastSink) string { return "key-of-the-route-benchmark-" + strconv.Itoa(s.Port) }

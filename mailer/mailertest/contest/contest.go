@@ -67,6 +67,12 @@ func (c Row) turn(b *testing.B) turn {
 	}
 }
 
+// Once has it take a turn that does not count.
+func (c Row) Once(b *testing.B) {
+	b.Helper()
+	c.turn(b)
+}
+
 func (c Row) spent() time.Duration {
 	if c.Spent == nil {
 		return 0
