@@ -2,8 +2,6 @@ package tokens
 
 import (
 	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
@@ -19,10 +17,11 @@ import (
 //
 //	magic (4) ‖ format version (1) ‖ key id (4) ‖ salt (16) ‖ nonce (12) ‖ ciphertext and tag
 //
-// encrypted with AES-256-GCM under a key of its own, derived by HKDF-SHA-256
-// from the master key and the salt. Everything before the nonce and the name of
-// the record are authenticated, so that a record copied to another name does
-// not open there.
+// encrypted with AES-256-GCM under a key derived by HKDF-SHA-256 from the master key and
+// the salt, with a random nonce. A record has a salt of its own, or shares one with
+// others of its process: see [KeyRing.Seal] and [KeyRing.AppendSeal]. Everything before
+// the nonce and the name of the record are authenticated, so that a record copied to
+// another name does not open there.
 const (
 	sealMagic   = "OMSR"
 	sealVersion = 1
@@ -49,7 +48,8 @@ var (
 // KeyRing seals and opens records. The first key seals; every key opens. It is
 // safe for concurrent use.
 type KeyRing struct {
-	keys []masterKey
+	keys   []masterKey
+	salted saltedKeys
 }
 
 type masterKey struct {
@@ -122,27 +122,29 @@ func (r *KeyRing) Pseudonym(purpose, text string) string {
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// Seal encrypts plaintext as the record with the given name.
+// Seal encrypts plaintext as the record with the given name, under a key that no other
+// record has.
 func (r *KeyRing) Seal(name string, plaintext []byte) ([]byte, error) {
-	return r.AppendSeal(nil, name, plaintext)
-}
-
-// AppendSeal does as [KeyRing.Seal], and appends the record to dst, which must not
-// overlap plaintext.
-func (r *KeyRing) AppendSeal(dst []byte, name string, plaintext []byte) ([]byte, error) {
-	dst = slices.Grow(dst, sealHeader+12+len(plaintext)+16)
-	out := append(dst, sealMagic...)
-	out = append(out, sealVersion)
-	out = append(out, r.keys[0].id[:]...)
-	out = out[:len(dst)+sealHeader]
-	header := out[len(dst):]
-	rand.Read(header[sealHeader-saltSize:])
-	aead, err := r.keys[0].aead(header[sealHeader-saltSize:])
+	k, err := r.keys[0].newSaltedKey()
 	if err != nil {
 		return nil, err
 	}
-	return aead.Seal(out, nil, plaintext, associated(header, name)), nil //nolint:gosec // the cipher draws the nonce
+	return k.seal(make([]byte, 0, sealedSize(plaintext)), name, plaintext), nil
 }
+
+// AppendSeal appends the record to dst, which must not overlap plaintext. It serves those
+// who seal often: the record shares its key with others, of this ring alone and up to
+// 2^20 of them, as deriving one costs more than sealing a short message.
+func (r *KeyRing) AppendSeal(dst []byte, name string, plaintext []byte) ([]byte, error) {
+	k, err := r.salted.toSeal(&r.keys[0])
+	if err != nil {
+		return nil, err
+	}
+	return k.seal(slices.Grow(dst, sealedSize(plaintext)), name, plaintext), nil
+}
+
+// sealedSize is how many octets the record has.
+func sealedSize(plaintext []byte) int { return sealHeader + 12 + len(plaintext) + 16 }
 
 // Open decrypts a record that was sealed under the same name. The error is or
 // wraps one of [ErrUnknownKey], [ErrNewerFormat] and [ErrCorrupt].
@@ -157,18 +159,17 @@ func (r *KeyRing) AppendOpen(dst []byte, name string, sealed []byte) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	header := sealed[:sealHeader]
 	known := false
-	for _, k := range r.keys {
-		if k.id != id {
+	for i := range r.keys {
+		if r.keys[i].id != id {
 			continue
 		}
 		known = true
-		aead, err := k.aead(header[sealHeader-saltSize:])
+		k, err := r.salted.toOpen(&r.keys[i], [sealHeader]byte(sealed))
 		if err != nil {
 			return nil, err
 		}
-		if plain, err := aead.Open(dst, nil, sealed[sealHeader:], associated(header, name)); err == nil {
+		if plain, err := k.open(dst, name, sealed[sealHeader:]); err == nil {
 			return plain, nil
 		}
 	}
@@ -197,21 +198,9 @@ func sealedBy(sealed []byte) (KeyID, error) {
 	return KeyID(sealed[len(sealMagic)+1 : len(sealMagic)+1+keyIDSize]), nil
 }
 
-// aead returns the cipher of one record. Its nonce is random and part of the
-// ciphertext.
-func (k masterKey) aead(salt []byte) (cipher.AEAD, error) {
-	key := k.derive(salt)
-	block, err := aes.NewCipher(key[:])
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCMWithRandomNonce(block)
-}
-
-// derive returns the key of the record with a salt: what hkdf.Key makes of SHA-256 and
-// sealContext, without the dozen objects that it takes. Each message in an outbox has
-// two records.
-func (k masterKey) derive(salt []byte) [KeySize]byte {
+// derive returns the key of the records with a salt: what hkdf.Key makes of SHA-256 and
+// sealContext, without the dozen objects that it takes.
+func (k *masterKey) derive(salt []byte) [KeySize]byte {
 	extracted := macOf(salt, k.secret)                     // RFC 5869, section 2.2
 	return macOf(extracted[:], []byte(sealContext+"\x01")) // section 2.3, one block
 }
@@ -231,8 +220,4 @@ func macOf(key, text []byte) [sha256.Size]byte {
 	sum := sha256.Sum256(inner[:sha256.BlockSize+n])
 	copy(outer[sha256.BlockSize:], sum[:])
 	return sha256.Sum256(outer[:])
-}
-
-func associated(header []byte, name string) []byte {
-	return append(append(make([]byte, 0, sealHeader+len(name)), header[:sealHeader]...), name...)
 }

@@ -128,7 +128,7 @@ func TestDerive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := (masterKey{secret: secret}).derive(salt); !bytes.Equal(got[:], want) {
+		if got := (&masterKey{secret: secret}).derive(salt); !bytes.Equal(got[:], want) {
 			t.Errorf("derived %x, want %x", got, want)
 		}
 	}
