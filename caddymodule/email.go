@@ -18,7 +18,7 @@ type emailRequest struct {
 	schedule string
 	// dryRun does all but accept the message. The request's header may say so, too.
 	dryRun bool
-	// tags and metadata are for lists and statistics, not for the message.
+	// tags and metadata are the caller's notes, and not in the message.
 	tags     []mailer.Tag
 	metadata []mailer.Tag
 	warnings []string
@@ -72,10 +72,14 @@ func (r *emailRequest) from() *mailer.Address {
 
 // senders are the addresses that people and servers see.
 func (r *emailRequest) senders() []mailer.Address {
-	if r.envelope == nil || r.envelope.From.IsZero() {
-		return []mailer.Address{*r.from()}
+	list := []mailer.Address{*r.from()}
+	if r.message != nil && !r.message.Sender.IsZero() {
+		list = append(list, r.message.Sender)
 	}
-	return []mailer.Address{*r.from(), r.envelope.From}
+	if r.envelope != nil && !r.envelope.From.IsZero() {
+		list = append(list, r.envelope.From)
+	}
+	return list
 }
 
 // recipients are those who get the message.
@@ -117,6 +121,9 @@ func (r *emailRequest) settle() error {
 	}
 	if !r.hasSubject {
 		return missing("subject")
+	}
+	if e := r.envelope; e != nil && !m.Sender.IsZero() && !e.From.IsZero() && e.From.Mailbox() != m.Sender.Mailbox() {
+		return invalid("oauth_mail.envelope.from", "contradiction", "it must be the address of `sender`, or left out")
 	}
 	return nil
 }

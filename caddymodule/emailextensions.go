@@ -7,6 +7,7 @@ import (
 var (
 	extensionNames = names{"envelope", "in_reply_to", "references", "priority", "metadata", "dry_run", "connection", "sender", "ical"}
 	envelopeNames  = names{"from", "to"}
+	calendarNames  = names{"method", "content"}
 )
 
 // extensions reads what Resend's API has not. It has one name, so that none of its
@@ -29,8 +30,10 @@ func (e *emailReader) extensions() error {
 			e.request.dryRun, err = e.boolean()
 		case "connection":
 			err = e.unsupported("a tenant has one connection on this server; the API key decides about the tenant")
-		case "sender", "ical":
-			err = e.unsupported("this version cannot do that yet")
+		case "sender":
+			e.request.message.Sender, err = e.address()
+		case "ical":
+			err = e.calendar()
 		default:
 			err = e.unknown()
 		}
@@ -61,6 +64,32 @@ func (e *emailReader) envelope() error {
 		return missing(where + ".to")
 	}
 	e.request.envelope = &env
+	return nil
+}
+
+// calendar reads an event for the recipients' calendars.
+func (e *emailReader) calendar() error {
+	where := e.place()
+	c := new(mailer.Calendar)
+	m := memberWalk{known: calendarNames}
+	err := e.object(&m, func() (err error) {
+		switch m.name {
+		case "method":
+			c.Method, err = e.string()
+		case "content":
+			c.Content, err = e.long()
+		default:
+			err = e.unknown()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if c.Content == "" {
+		return missing(where + ".content")
+	}
+	e.request.message.Calendar = c
 	return nil
 }
 

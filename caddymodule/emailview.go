@@ -63,6 +63,8 @@ type emailDetails struct {
 	Diagnosis  *diagnosis.Advice `json:"diagnosis,omitempty"`
 	QueueID    string            `json:"queue_id,omitempty"`
 	Staging    string            `json:"staging,omitempty"`
+	// Metadata is as it came.
+	Metadata   map[string]string `json:"metadata,omitempty"`
 	Recipients []recipientView   `json:"recipients"`
 }
 
@@ -89,10 +91,18 @@ func newEmail(m *outbox.Message, l diagnosis.Language) email {
 		Tenant: m.Tenant, Status: m.State, Attempts: m.Attempts, NextTryAt: given(m.Due.UTC()), FinishedAt: given(m.Finished.UTC()),
 		Recipients: []recipientView{},
 	}}
-	if m.Summary != nil && m.Summary.Tags != nil {
-		v.Tags = m.Summary.Tags
-	}
 	d := &v.Details
+	if s := m.Summary; s != nil {
+		if s.Tags != nil {
+			v.Tags = s.Tags
+		}
+		for _, note := range s.Metadata {
+			if d.Metadata == nil {
+				d.Metadata = make(map[string]string, len(s.Metadata))
+			}
+			d.Metadata[note.Name] = note.Value
+		}
+	}
 	if !m.State.Final() && m.State != outbox.StateHeld {
 		d.ExpiresAt = given(m.Expires.UTC())
 	}

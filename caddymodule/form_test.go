@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"mime/multipart"
 	"net/textproto"
 	"strings"
@@ -264,24 +265,31 @@ func TestGzip(t *testing.T) {
 func TestExtensions(t *testing.T) {
 	t.Parallel()
 	script := new(mailertest.Script)
-	p := startCaddy(t, scripted(t, script))
+	p := startCaddy(t, scripted(t, script, "senders *@example.com"))
 	with := func(extension string) string {
 		return strings.Replace(mailBody, "{", `{"oauth_mail":`+extension+`,`, 1)
 	}
-	v := accepted(t, p.post(with(`{"envelope":{"to":["x@example.net","y@example.net"]},"in_reply_to":"<0@example.net>","references":["<0@example.net>"],"priority":"high","metadata":{"a":"b"},"dry_run":false,"future":1}`)), 200, "sent")
+	v := accepted(t, p.post(with(`{"envelope":{"to":["x@example.net","y@example.net"]},"in_reply_to":"<0@example.net>","references":["<0@example.net>"],"priority":"high","metadata":{"a":"b"},"dry_run":false,"future":1,
+		"sender":"Desk <desk@example.com>","ical":{"method":"REQUEST","content":"BEGIN:VCALENDAR\nMETHOD:REQUEST\nEND:VCALENDAR\n"}}`)), 200, "sent")
 	if len(v.Warnings) != 1 {
 		t.Errorf("warnings %q", v.Warnings)
 	}
 	got := script.Contents()[0]
-	for _, want := range []string{"In-Reply-To: <0@example.net>\r\n", "References: <0@example.net>\r\n", "Importance: high\r\n", "X-Priority: 1\r\n", "To: a@example.net\r\n"} {
+	for _, want := range []string{"In-Reply-To: <0@example.net>\r\n", "References: <0@example.net>\r\n", "Importance: high\r\n", "X-Priority: 1\r\n", "To: a@example.net\r\n",
+		"\r\nSender: Desk <desk@example.com>\r\n", "\r\nContent-Type: text/calendar; charset=utf-8; method=REQUEST\r\n", "\r\nMETHOD:REQUEST\r\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in %s", want, got)
 		}
 	}
 	var m messageView
 	p.ops(&m, "GET", "/outbox/messages/"+v.ID)
-	if len(m.Recipients) != 2 || m.Recipients[0].Address != "x@example.net" {
-		t.Errorf("recipients %+v", m.Recipients)
+	if len(m.Recipients) != 2 || m.Recipients[0].Address != "x@example.net" || m.Sender != "desk@example.com" {
+		t.Errorf("sender %s, recipients %+v", m.Sender, m.Recipients)
+	}
+	var shown email
+	p.read(&shown, testKey, "GET", "/emails/"+v.ID, "")
+	if want := map[string]string{"a": "b"}; !maps.Equal(shown.Details.Metadata, want) {
+		t.Errorf("metadata %v", shown.Details.Metadata)
 	}
 	for _, body := range []string{with(`{"dry_run":true}`), mailBody} {
 		got := p.post(body, "X-Mail-Dry-Run", "1")
@@ -292,7 +300,10 @@ func TestExtensions(t *testing.T) {
 	}
 	for extension, code := range map[string]string{
 		`{"envelope":{}}`: "missing", `{"envelope":{"to":["nobody"]}}`: "bad_address", `{"envelope":{"from":"a@foreign.example","to":["x@example.net"]}}`: "sender_not_allowed",
-		`{"priority":"urgent"}`: "bad_priority", `{"in_reply_to":"x"}`: "bad_message_id", `{"connection":"x"}`: "unsupported", `{"ical":{}}`: "unsupported",
+		`{"priority":"urgent"}`: "bad_priority", `{"in_reply_to":"x"}`: "bad_message_id", `{"connection":"x"}`: "unsupported",
+		`{"ical":{}}`: "missing", `{"ical":{"method":"REQUEST","content":"hello"}}`: "bad_calendar", `{"ical":[]}`: "bad_json",
+		`{"sender":"nobody"}`: "bad_address", `{"sender":"a@foreign.example"}`: "sender_not_allowed", `{"sender":"\"ceo@bank.example\" <desk@example.com>"}`: "misleading_name",
+		`{"sender":"desk@example.com","envelope":{"from":"shop@example.com","to":["x@example.net"]}}`: "contradiction",
 		`{"dry_run":"yes"}`: "bad_json", `[]`: "bad_json",
 	} {
 		if got := p.post(with(extension)); got.status < 400 || got.status > 422 || !strings.Contains(got.body, field("detail_code", code)) {

@@ -27,7 +27,7 @@ func FuzzEmail(f *testing.F) {
 		`{"to":"b@example.net","subject":"s","text":"\ud83d\ude00","attachments":[{"content":[1,2,255]},{"content":{"type":"Buffer","data":[0]}}],"tags":[{"name":"a","value":"b"}]}`,
 		`{"to":null,"TO":"x","future":{"a":[{"b":true},null,1e5]}}`,
 		`{"to":"a@example.net","subject":"s\r\nBcc: x@example.net","text":"."}`,
-		`{"to":"a@example.net","subject":"s","text":"\/","attachments":[{"content":"data:;base64,-_8"}],"oauth_mail":{"envelope":{"to":["b@example.net"]},"priority":"high","references":["<a@b>"],"metadata":{"a":"b"},"dry_run":false}}`,
+		`{"to":"a@example.net","subject":"s","text":"\/","attachments":[{"content":"data:;base64,-_8"}],"oauth_mail":{"envelope":{"to":["b@example.net"]},"priority":"high","references":["<a@b>"],"metadata":{"a":"b"},"dry_run":false,"sender":"c@example.com","ical":{"method":"CANCEL","content":"BEGIN:VCALENDAR\nMETHOD:CANCEL\nEND:VCALENDAR"}}}`,
 		"{\"to\":\"\xff\"}", `[[[[`, `{"subject":"\ud800"}`, `{"a":01}`,
 	} {
 		f.Add([]byte(seed))

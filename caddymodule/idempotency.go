@@ -56,7 +56,10 @@ func (r *emailRequest) fingerprint(tenant string) ([]byte, error) {
 			add(a.Mailbox())
 		}
 	}
-	for _, list := range [][]mailer.Address{{m.From}, m.ReplyTo, m.To, m.Cc, m.Bcc} {
+	if c := m.Calendar; c != nil {
+		add(c.Method, c.Content)
+	}
+	for _, list := range [][]mailer.Address{{m.From, m.Sender}, m.ReplyTo, m.To, m.Cc, m.Bcc} {
 		count(int64(len(list)))
 		for _, a := range list {
 			add(a.Name, a.Local, a.Domain)

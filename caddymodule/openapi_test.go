@@ -300,7 +300,8 @@ func TestOpenAPI(t *testing.T) {
 		full = `{"from":"Sender <sender@example.com>","to":["a@example.net"],"cc":"b@example.net","bcc":["c@example.net"],"reply_to":"d@example.net","subject":"s",
 			"text":"t","html":"<p>t</p>","headers":{"X-A":"b","X-N":1},"attachments":[{"filename":"a.txt","content":"QUJD","content_type":"text/plain"},
 			{"filename":"b.png","content":{"type":"Buffer","data":[1,2]},"inline_content_id":"b","content_disposition":"inline"},{"filename":"c","content":[1,2,3],"content_id":"c"}],
-			"tags":[{"name":"kind","value":"test"}],"topic_id":"x"}`
+			"tags":[{"name":"kind","value":"test"}],"topic_id":"x","oauth_mail":{"metadata":{"order":"1"},"sender":"sender@example.com","in_reply_to":"<a@example.net>",
+			"references":["<a@example.net>"],"priority":"low","envelope":{"to":["a@example.net","b@example.net","c@example.net"]},"ical":{"method":"REQUEST","content":"BEGIN:VCALENDAR\nMETHOD:REQUEST\nEND:VCALENDAR"}}}`
 		emails, batch, one, cancel, files = "/emails", "/emails/batch", "/emails/{id}", "/emails/{id}/cancel", "/emails/{id}/attachments"
 	)
 	for _, body := range []string{full, mailBody, strings.Replace(mailBody, "{", `{"scheduled_at":"in 2 hours",`, 1)} {

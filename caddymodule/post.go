@@ -142,7 +142,7 @@ func newSubmission(r *emailRequest, c caller) (mailer.Submission, error) {
 		return s, err
 	}
 	s.MessageID, s.From, s.Envelope, s.Summary = m.MessageID, m.From, m.Envelope(), m.Summary()
-	s.Summary.Tags = r.tags
+	s.Summary.Tags, s.Summary.Metadata = r.tags, r.metadata
 	if e := r.envelope; e != nil {
 		s.Envelope.To = e.To
 		if !e.From.IsZero() {

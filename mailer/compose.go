@@ -71,7 +71,7 @@ func (m *Message) compose(random io.Reader) (Content, error) {
 
 // needsSMTPUTF8 looks at the addresses that appear in the header.
 func (m *Message) needsSMTPUTF8() bool {
-	for _, list := range [][]Address{{m.From}, m.ReplyTo, m.To, m.Cc} {
+	for _, list := range [][]Address{{m.From, m.Sender}, m.ReplyTo, m.To, m.Cc} {
 		for _, a := range list {
 			if a.NeedsSMTPUTF8() {
 				return true
@@ -79,6 +79,15 @@ func (m *Message) needsSMTPUTF8() bool {
 		}
 	}
 	return false
+}
+
+// senders are the addresses of the field Sender, which is not there where it would say
+// what From says (RFC 5322, section 3.6.2).
+func (m *Message) senders() []Address {
+	if m.Sender.IsZero() || m.Sender.Mailbox() == m.From.Mailbox() {
+		return nil
+	}
+	return []Address{m.Sender}
 }
 
 // composed is a Content made by Compose.
@@ -110,6 +119,7 @@ func (c *composed) WriteTo(w io.Writer) (int64, error) {
 // there.
 type part struct {
 	subtype  string // of multipart or of text
+	method   string // of text/calendar
 	boundary string
 	children []*part
 	text     *string
@@ -117,8 +127,8 @@ type part struct {
 }
 
 // tree arranges the bodies and attachments:
-// mixed(related(alternative(text, html), inline…), attachments…), without the
-// levels that would have one child.
+// mixed(related(alternative(text, html, calendar), inline…), attachments…), without
+// the levels that would have one child.
 func (m *Message) tree(random io.Reader) (*part, error) {
 	var bodies, inline, files []*part
 	if m.Text != "" {
@@ -126,6 +136,9 @@ func (m *Message) tree(random io.Reader) (*part, error) {
 	}
 	if m.HTML != "" {
 		bodies = append(bodies, &part{subtype: "html", text: &m.HTML})
+	}
+	if c := m.Calendar; c != nil {
+		bodies = append(bodies, &part{subtype: "calendar", method: c.method(), text: &c.Content})
 	}
 	for i, a := range m.Attachments {
 		file, err := a.check("attachments[" + strconv.Itoa(i) + "]")
@@ -203,6 +216,7 @@ func (c *composer) header(m *Message, headers []HeaderField) error {
 		list        []Address
 	}{
 		{"From", "from", []Address{m.From}},
+		{"Sender", "sender", m.senders()},
 		{"Reply-To", "reply_to", m.ReplyTo},
 		{"To", "to", m.To},
 		{"Cc", "cc", m.Cc},

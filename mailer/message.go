@@ -12,19 +12,25 @@ import (
 const maxSubject = 998
 
 // Message is a message in parts, from which [Message.Compose] makes a
-// [Content]. At least one recipient, and at least one of Text, HTML and
+// [Content]. At least one recipient, and at least one of Text, HTML, Calendar and
 // Attachments must be there.
 //
 // Errors name fields as the JSON interface does: "reply_to[0]",
 // "attachments[2].filename", "headers.X-Name".
 type Message struct {
-	From        Address
+	From Address
+	// Sender is who sends on behalf of From (RFC 5322, section 3.6.2); zero for the
+	// same.
+	Sender      Address
 	ReplyTo     []Address
 	To, Cc, Bcc []Address
 	Subject     string
 	// Text and HTML are two forms of one body. Line breaks may be LF, CR or
 	// CRLF.
-	Text, HTML  string
+	Text, HTML string
+	// Calendar is a third form of the body, for programs that keep calendars; nil for
+	// none.
+	Calendar    *Calendar
 	Attachments []Attachment
 	// Headers follow the subject in this order. Message-ID, In-Reply-To and
 	// References among them stand for the fields below.
@@ -38,10 +44,13 @@ type Message struct {
 	References []string
 }
 
-// Envelope returns From, and all recipients without duplicates. Bcc stands
-// here and nowhere else.
+// Envelope returns the Sender, or else From, and all recipients without duplicates. Bcc
+// stands here and nowhere else.
 func (m *Message) Envelope() Envelope {
 	e := Envelope{From: m.From}
+	if !m.Sender.IsZero() {
+		e.From = m.Sender // who hears of what cannot be delivered
+	}
 	seen := make(map[string]struct{}, len(m.To)+len(m.Cc)+len(m.Bcc))
 	for _, list := range [][]Address{m.To, m.Cc, m.Bcc} {
 		for _, a := range list {
@@ -67,12 +76,17 @@ func (m *Message) check() error {
 	if len(m.Subject) > maxSubject {
 		return invalidf("subject", codeTooLong, "subject has %d octets, over %d", len(m.Subject), maxSubject)
 	}
-	if m.Text == "" && m.HTML == "" && len(m.Attachments) == 0 {
+	if m.Text == "" && m.HTML == "" && m.Calendar == nil && len(m.Attachments) == 0 {
 		return invalidf("text", "missing_body", "message has no text, no html and no attachment")
 	}
 	for _, body := range []struct{ field, text string }{{"text", m.Text}, {"html", m.HTML}} {
 		if !utf8.ValidString(body.text) {
 			return invalidf(body.field, codeEncoding, "%s is not valid UTF-8", body.field)
+		}
+	}
+	if m.Calendar != nil {
+		if err := m.Calendar.check(); err != nil {
+			return err
 		}
 	}
 	if y := m.Date.Year(); y < 1900 || y > 9999 {
@@ -88,11 +102,19 @@ func (m *Message) checkAddresses() error {
 	if len(m.To)+len(m.Cc)+len(m.Bcc) == 0 {
 		return invalidf("to", "missing_recipient", "message has no recipient")
 	}
-	if code, fault := m.From.fault(); fault != "" {
-		return invalidf("from", code, "address %s %s", excerpt(m.From.Local+"@"+m.From.Domain), fault)
-	}
-	if misleading(m.From) {
-		return invalidf("from", "misleading_name", "name %s shows another address than %s", excerpt(m.From.Name), excerpt(m.From.Mailbox()))
+	for _, f := range []struct {
+		name string
+		Address
+	}{{"from", m.From}, {"sender", m.Sender}} {
+		if f.IsZero() {
+			continue
+		}
+		if code, fault := f.fault(); fault != "" {
+			return invalidf(f.name, code, "address %s %s", excerpt(f.Local+"@"+f.Domain), fault)
+		}
+		if misleading(f.Address) {
+			return invalidf(f.name, "misleading_name", "name %s shows another address than %s", excerpt(f.Name), excerpt(f.Mailbox()))
+		}
 	}
 	for _, f := range []struct {
 		name string

@@ -15,6 +15,7 @@ type Summary struct {
 	ReplyTo     []Address        `json:"reply_to,omitempty"`
 	Subject     string           `json:"subject,omitempty"`
 	Tags        []Tag            `json:"tags,omitempty"`
+	Metadata    []Tag            `json:"metadata,omitempty"`
 	Attachments []AttachmentNote `json:"attachments,omitempty"`
 }
 
@@ -52,6 +53,6 @@ func (m *Message) Summary() *Summary {
 func (s *Summary) Clone() *Summary {
 	c := *s
 	c.To, c.Cc, c.Bcc, c.ReplyTo = slices.Clone(s.To), slices.Clone(s.Cc), slices.Clone(s.Bcc), slices.Clone(s.ReplyTo)
-	c.Tags, c.Attachments = slices.Clone(s.Tags), slices.Clone(s.Attachments)
+	c.Tags, c.Metadata, c.Attachments = slices.Clone(s.Tags), slices.Clone(s.Metadata), slices.Clone(s.Attachments)
 	return &c
 }

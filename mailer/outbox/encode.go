@@ -204,6 +204,9 @@ func (e *encoder) summary(s *mailer.Summary) {
 	if len(s.Tags) > 0 {
 		e.other("tags", s.Tags)
 	}
+	if len(s.Metadata) > 0 {
+		e.other("metadata", s.Metadata)
+	}
 	if len(s.Attachments) > 0 {
 		e.other("attachments", s.Attachments)
 	}
