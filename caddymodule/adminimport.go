@@ -125,10 +125,7 @@ func (a admin) importOne(ref entryRef, settings json.RawMessage, present, edits 
 		return at(missing("settings"))
 	}
 	old := present[ref]
-	if ref.kind == kindProvider && o.incomplete && old == nil {
-		settings = forgetCredentials(settings)
-	}
-	e, made, err := readEntry(ref, settings, old)
+	e, made, err := readEntry(ref, settings, old, o.incomplete)
 	if err != nil {
 		return at(err)
 	}
@@ -146,24 +143,6 @@ func (a admin) importOne(ref entryRef, settings json.RawMessage, present, edits 
 		done.Changed = append(done.Changed, ref.String())
 	}
 	return nil
-}
-
-// forgetCredentials leaves out credentials whose secrets nobody has here.
-func forgetCredentials(settings json.RawMessage) json.RawMessage {
-	var all map[string]json.RawMessage
-	var in struct{ Credentials []credentialInput }
-	if json.Unmarshal(settings, &all) != nil || json.Unmarshal(settings, &in) != nil {
-		return settings // it is told what is wrong with it
-	}
-	in.Credentials = slices.DeleteFunc(in.Credentials, func(c credentialInput) bool { return c.Secret == "" && c.Certificate == "" })
-	if put(all, "credentials", in.Credentials) != nil {
-		return settings
-	}
-	left, err := json.Marshal(all)
-	if err != nil {
-		return settings
-	}
-	return left
 }
 
 // serveImport serves an import.

@@ -156,7 +156,7 @@ func (c settingsEdit) apply(file *snapshot, present map[entryRef]*entry, done *c
 			return nil, err
 		}
 	}
-	e, made, err := readEntry(c.ref, body, old)
+	e, made, err := readEntry(c.ref, body, old, false)
 	done.created, done.key = old == nil, made
 	return e, err
 }

@@ -117,7 +117,7 @@ func (a admin) testUnsaved(ctx context.Context, u unsavedTest, by string) (run f
 
 // layUnsaved builds settings that were typed in.
 func (b *builder) layUnsaved(ref entryRef, raw json.RawMessage) error {
-	e, _, err := readEntry(ref, raw, nil)
+	e, _, err := readEntry(ref, raw, nil, false)
 	if err != nil {
 		return err
 	}

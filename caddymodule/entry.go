@@ -142,9 +142,9 @@ func (e *entry) provider() (providerSettings, error) {
 func (c credentialInput) credential(name, secret string) (credential, error) {
 	v := credential{Credential: tokens.Credential{Name: name}, expires: neverExpires}
 	if secret == "" {
-		return v, errors.New("the secret is missing; type it in again, since the host that it goes to has changed")
+		return v, errors.New("the secret is missing; give it in `credentials`")
 	}
-	if c.Kind == "client_certificate" {
+	if c.Kind == kindCertificate {
 		key, err := tokens.ParseSigningKey([]byte(secret))
 		if err != nil {
 			return v, err

@@ -12,9 +12,10 @@ import (
 
 // readEntry reads settings that the administration was given. Secrets that are left out
 // are those of old, as long as they go where they went before: who changes that must
-// give them again. Made is a key that was made here, which is shown this once. The
+// give them again. Incomplete takes credentials without them, as an export has them: they
+// are to be given later. Made is a key that was made here, which is shown this once. The
 // error shows no secret.
-func readEntry(ref entryRef, raw json.RawMessage, old *entry) (e *entry, made string, err error) {
+func readEntry(ref entryRef, raw json.RawMessage, old *entry, incomplete bool) (e *entry, made string, err error) {
 	if !namePattern.MatchString(ref.name) {
 		return nil, "", invalid("name", "unsupported", "a name has letters, digits, dots, hyphens and underscores only, and 64 at most")
 	}
@@ -28,7 +29,7 @@ func readEntry(ref entryRef, raw json.RawMessage, old *entry) (e *entry, made st
 	public := make(map[string]json.RawMessage)
 	switch ref.kind {
 	case kindProvider:
-		err = e.readProvider(raw, old, public)
+		err = e.readProvider(raw, old, public, incomplete)
 	case kindTenant:
 		err = e.readTenant(raw, old, public)
 	case kindKey:

@@ -5,10 +5,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
-func (e *entry) readProvider(raw json.RawMessage, old *entry, public map[string]json.RawMessage) error {
+func (e *entry) readProvider(raw json.RawMessage, old *entry, public map[string]json.RawMessage, incomplete bool) error {
 	in, before, err := readInput[providerInput](raw, old, public)
 	if err != nil {
 		return err
@@ -27,7 +28,7 @@ func (e *entry) readProvider(raw json.RawMessage, old *entry, public map[string]
 		in.Credentials = before.Credentials
 	}
 	for i := range in.Credentials {
-		if err := e.readCredential(fmt.Sprintf("credentials[%d]", i), &in.Credentials[i], old, same); err != nil {
+		if err := e.readCredential(fmt.Sprintf("credentials[%d]", i), &in.Credentials[i], old, same, incomplete); err != nil {
 			return err
 		}
 	}
@@ -45,27 +46,37 @@ func (in *providerInput) target() string {
 	return hex.EncodeToString(d[:])
 }
 
+// The kinds of credentials that the administration takes.
+const (
+	kindSecret      = "client_secret"
+	kindCertificate = "client_certificate"
+)
+
+var credentialKinds = []string{kindSecret, kindCertificate}
+
 // readCredential takes the secret out of a credential, and leaves what may be shown.
-func (e *entry) readCredential(at string, c *credentialInput, old *entry, same bool) error {
+func (e *entry) readCredential(at string, c *credentialInput, old *entry, same, incomplete bool) error {
 	secret := c.Secret
 	switch {
 	case c.Secret != "" && c.Certificate != "":
 		return invalid(at, "unsupported", "is a secret or a certificate, not both")
 	case c.Secret != "":
-		c.Kind = "client_secret"
+		c.Kind = kindSecret
 	case c.Certificate != "":
-		c.Kind, secret = "client_certificate", c.Certificate
+		c.Kind, secret = kindCertificate, c.Certificate
 	default:
-		if secret = old.secretOf(placeCredential + c.ID); c.ID == "" || secret == "" {
+		secret = old.secretOf(placeCredential + c.ID)
+		switch {
+		case c.ID != "" && secret != "" && same:
+			c.Kind = old.credentialKind(c.ID)
+		case c.ID != "" && secret != "":
+			return again(at+".secret", "the provider's endpoints or client have changed")
+		case !incomplete || !slices.Contains(credentialKinds, c.Kind):
 			return missing(at + ".secret")
 		}
-		if !same {
-			return again(at+".secret", "the provider's endpoints or client have changed")
-		}
-		c.Kind = old.credentialKind(c.ID)
 	}
 	if c.Expires != "" {
-		if _, err := time.Parse(time.DateOnly, c.Expires); err != nil || c.Kind != "client_secret" {
+		if _, err := time.Parse(time.DateOnly, c.Expires); err != nil || c.Kind != kindSecret {
 			return invalid(at+".expires", "unsupported", "must be a date such as 2027-06-30, of a secret")
 		}
 	}
@@ -87,5 +98,5 @@ func (e *entry) credentialKind(id string) string {
 			}
 		}
 	}
-	return "client_secret"
+	return kindSecret
 }

@@ -255,4 +255,10 @@ func TestWrongKeysAreSlowed(t *testing.T) {
 	if got.status != 429 || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, field("name", "rate_limit_exceeded")) {
 		t.Errorf("status %d, Retry-After %q: %s", got.status, got.header.Get("Retry-After"), got.body)
 	}
+	// SDKs read these as numbers, whatever the reason.
+	for name, want := range map[string]string{"RateLimit-Limit": "0", "RateLimit-Remaining": "0", "RateLimit-Reset": got.header.Get("Retry-After")} {
+		if v := got.header.Get(name); v != want {
+			t.Errorf("%s is %q, want %q", name, v, want)
+		}
+	}
 }
