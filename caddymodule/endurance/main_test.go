@@ -27,8 +27,11 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asSink) != "" {
-		if err := serveSink(os.Stdin, os.Stdout); !errors.Is(err, io.EOF) {
+	for as, serve := range map[string]func(io.Reader, io.Writer) error{asSink: serveSink, asLeastRelay: serveLeastRelay} {
+		if os.Getenv(as) == "" {
+			continue
+		}
+		if err := serve(os.Stdin, os.Stdout); !errors.Is(err, io.EOF) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -24,8 +24,9 @@ import (
 
 // BenchmarkRelay takes messages by SMTP, stores them and hands them on, next to
 // Postfix, which does the same, to the same server: from the first one until the last
-// one has arrived. A relay that stores nothing, and the client at the server without any
-// between them, show what is left to gain. As root, with Postfix installed:
+// one has arrived. The least relay that stores, another that stores nothing, and the
+// client at the server without any between them, show what is left to gain. As root, with
+// Postfix installed:
 //
 //	go test -tags endurance ./caddymodule/endurance -run '^$' -bench Relay -benchtime 1x
 func BenchmarkRelay(b *testing.B) {
@@ -40,6 +41,7 @@ func BenchmarkRelay(b *testing.B) {
 			postfix := startPostfix(b, port)
 			server := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 			bare := startBareRelay(b, server)
+			least, leastPid := startLeastRelay(b, server)
 			text := letter(Sender, 0, content(0, kind.kib<<10))
 			turn := func(mails int, address, auth string) float64 {
 				b.Helper()
@@ -54,16 +56,25 @@ func BenchmarkRelay(b *testing.B) {
 			theirs := func(mails int) float64 { return turn(mails, postfix.address, "") }
 			ours(kind.mails / 10)
 			turn(kind.mails/10, bare, "")
+			turn(kind.mails/10, least, "")
 			theirs(kind.ofPostfix / 10)
-			var rate, rateOfPostfix, ratio, unstored, direct []float64
+			var rate, rateOfPostfix, ratio, ofLeast, unstored, direct, spent, spentOfLeast []float64
+			// cost is the processor time of a process for each mail of a turn, in µs.
+			cost := func(pid int, turn func()) float64 {
+				before := processorTime(b, pid)
+				turn()
+				return float64((processorTime(b, pid) - before).Microseconds()) / float64(kind.mails)
+			}
 			var memory, memoryOfPostfix int64
 			for b.Loop() {
 				for range turns {
 					p := theirs(kind.ofPostfix)
 					memoryOfPostfix = max(memoryOfPostfix, postfix.memory(b))
-					c := ours(kind.mails)
+					var c float64
+					spent = append(spent, cost(caddy.Pid(), func() { c = ours(kind.mails) }))
 					memory = max(memory, proportional(b, caddy.Pid()))
 					rate, rateOfPostfix, ratio = append(rate, c), append(rateOfPostfix, p), append(ratio, c/p)
+					spentOfLeast = append(spentOfLeast, cost(leastPid, func() { ofLeast = append(ofLeast, turn(kind.mails, least, "")/p) }))
 					unstored = append(unstored, turn(kind.mails, bare, "")/p)
 					direct = append(direct, turn(kind.mails, server, "")/p)
 				}
@@ -73,6 +84,9 @@ func BenchmarkRelay(b *testing.B) {
 			b.ReportMetric(contest.Median(rate), "mails/s")
 			b.ReportMetric(contest.Median(rateOfPostfix), "postfix_mails/s")
 			b.ReportMetric(contest.Median(ratio), "of_postfix")
+			b.ReportMetric(contest.Median(spent), "cpu_µs/mail")
+			b.ReportMetric(contest.Median(ofLeast), "least_of_postfix")
+			b.ReportMetric(contest.Median(spentOfLeast), "least_cpu_µs/mail")
 			b.ReportMetric(contest.Median(unstored), "unstored_of_postfix")
 			b.ReportMetric(contest.Median(direct), "direct_of_postfix")
 			b.ReportMetric(float64(memory>>20), "MB")
