@@ -241,7 +241,7 @@ func TestSendAsDenied(t *testing.T) {
 		d.mail.Server.Host, d.mail.Server.Dial = "smtp.office365.com", script.Dial
 		d.auth, d.from = Auth{Method: "none"}, mailer.Address{Local: "sender", Domain: "example.com"}
 	})
-	b.app.mailer = &mailer.Mailer{Lookup: b.app.registry.lookup, Hooks: b.app.watchedHooks(b.app.hooks())}
+	b.app.mailer = &mailer.Mailer{Lookup: b.app.registry.lookup, Hooks: b.app.hooks()}
 	send := func() {
 		m := testMail(mailer.Address{Local: "sender", Domain: "example.com"}, mailer.Address{Local: "a", Domain: "example.net"}, "default", "me", time.Now())
 		content, err := m.Compose()

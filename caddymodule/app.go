@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -81,7 +82,9 @@ type App struct {
 	// The entrances for devices and programs that send by SMTP.
 	SMTP []*SMTP `json:"smtp,omitempty"`
 
-	logger  *slog.Logger
+	logger *slog.Logger
+	// lines takes the lines that there are of each message; nil drops them.
+	lines   *zap.Logger
 	storage certmagic.Storage
 	store   *tokens.Store
 	// sourceOptions are what all sources share.
@@ -144,7 +147,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // lock and no file but those that the configuration names, so that `caddy
 // validate` disturbs no running server.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.logger = ctx.Slogger()
+	a.logger, a.lines = ctx.Slogger(), ctx.Logger()
 	a.storage = ctx.Storage()
 	if err := a.registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
@@ -184,7 +187,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	// The snapshot has it all, and there may be very much of it.
 	a.Providers, a.Tenants, a.SMTP = nil, nil, nil
 	a.flow = &tokens.Flow{Store: a.store, Keys: keys, Verify: a.verify}
-	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.watchedHooks(a.hooks())}
+	a.mailer = &mailer.Mailer{Lookup: a.registry.lookup, Hooks: a.hooks()}
 	if a.engine != nil {
 		a.mailer.Outbox = outboxDoor{a}
 	}

@@ -49,30 +49,6 @@ func (a *App) audit(event string, about ...any) {
 	}
 }
 
-// auditRecipients adds what the policy lets the log say of recipients.
-func (a *App) auditRecipients(line []zap.Field, to []mailer.Address) []zap.Field {
-	line = append(line, zap.Int("recipients", len(to)))
-	var said []string
-	for _, address := range to {
-		switch a.auditLog.recipients {
-		case auditFull:
-			said = append(said, address.Mailbox())
-		case auditDomain:
-			said = append(said, address.Domain)
-		case auditHash:
-			said = append(said, a.pseudonym(address))
-		}
-	}
-	if said == nil {
-		return line
-	}
-	if a.auditLog.recipients == auditDomain {
-		slices.Sort(said)
-		said = slices.Compact(said)
-	}
-	return append(line, zap.Strings("to", said))
-}
-
 // pseudonym is what stands for an address in the audit log.
 func (a *App) pseudonym(address mailer.Address) string {
 	ring, err := a.keys()
@@ -80,24 +56,6 @@ func (a *App) pseudonym(address mailer.Address) string {
 		return ""
 	}
 	return ring.Pseudonym("audit", strings.ToLower(address.Mailbox()))
-}
-
-// auditMessage notes what has become of a message. Of most there are two such facts, so
-// that it matters what they cost.
-func (a *App) auditMessage(event string, m mailed, from mailer.Address, about ...zap.Field) {
-	if a.auditLog.logger == nil {
-		return
-	}
-	entry := a.auditLog.logger.Check(zap.InfoLevel, event)
-	if entry == nil {
-		return
-	}
-	line := append(make([]zap.Field, 0, 9+len(about)), zap.String("event", event), zap.String("id", m.id), zap.String("request_id", m.request),
-		zap.String("tenant", m.tenant), zap.String("by", m.caller.String()), zap.String("from", from.Mailbox()))
-	if m.caller.Addr.IsValid() {
-		line = append(line, zap.String("remote_ip", m.caller.Addr.String()))
-	}
-	entry.Write(append(a.auditRecipients(line, m.to), about...)...)
 }
 
 // auditNames are the facts that calls of the administration are; others are named after

@@ -56,11 +56,24 @@ func (d *sendAsDenials) began(tenant string, from mailer.Address, id string) boo
 	return !again
 }
 
+// noteDenial remembers that a mailbox may not send as an address.
+func (a *App) noteDenial(tenant string, from mailer.Address, e *mailer.Error) {
+	d := e.Diagnosis()
+	if e.Stage == mailer.StageAccept || !strings.Contains(d.ID, "send_as") {
+		return
+	}
+	if denials.began(tenant, from, d.ID) {
+		a.watch.poke()
+	}
+}
+
 // ended notes that a message from a sender got through.
 func (d *sendAsDenials) ended(tenant string, from mailer.Address) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.known, keyOfDenial(tenant, from))
+	if len(d.known) > 0 { // there nearly never are any
+		delete(d.known, keyOfDenial(tenant, from))
+	}
 }
 
 // troubles are the refusals of tenants that there are.

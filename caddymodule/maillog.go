@@ -10,28 +10,46 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
-// mailed is what the log says of each message.
+// mailed is what the logs say of each message.
 type mailed struct {
 	id, request, tenant string
 	caller              mailer.Caller
+	from                mailer.Address
 	to                  []mailer.Address
 	size                int64
+	callerName          string // once somebody has asked
 }
 
 func mailedOf(s mailer.Submission) mailed {
-	return mailed{s.ID, s.Caller.Request, s.Tenant, s.Caller, s.Envelope.To, s.Content.Size()}
+	m := mailed{id: s.ID, request: s.Caller.Request, tenant: s.Tenant, caller: s.Caller, from: s.From, to: s.Envelope.To}
+	if s.Content != nil {
+		m.size = s.Content.Size()
+	}
+	return m
 }
 
-// hooks reports what became of messages that did not come into the outbox. The
-// addresses of recipients stay out of the log.
+// by is the caller.
+func (m *mailed) by() string {
+	if m.callerName == "" {
+		m.callerName = m.caller.String()
+	}
+	return m.callerName
+}
+
+// hooks reports what became of messages that did not come into the outbox: in the log,
+// where the addresses of recipients stay out, in the audit log, as metrics, and to what
+// looks after them.
 func (a *App) hooks() mailer.Hooks {
 	return mailer.Hooks{
 		Sent: func(s mailer.Submission, r mailer.Receipt, took time.Duration) {
 			a.count(s.Tenant, resultSent, true)
 			a.countRecipients(s.Tenant, r)
 			measure(resultSent, took)
-			messageSize.Observe(float64(s.Content.Size()))
-			a.logSent(mailedOf(s), r, took)
+			m := mailedOf(s)
+			messageSize.Observe(float64(m.size))
+			a.logSent(&m, r, took, 0)
+			denials.ended(s.Tenant, s.From)
+			a.noteVolume(s.Tenant, s.Caller)
 		},
 		Failed: func(s mailer.Submission, e *mailer.Error, took time.Duration) {
 			tried := e.Stage != mailer.StageAccept
@@ -40,8 +58,10 @@ func (a *App) hooks() mailer.Hooks {
 				a.countFailure(s.Tenant, e)
 				measure(resultFailed, took)
 			}
-			m := mailed{id: s.ID, request: s.Caller.Request, tenant: s.Tenant, caller: s.Caller, to: s.Envelope.To}
+			m := mailedOf(s)
 			a.logger.Warn("message not sent", append(m.failure(e), "duration", took)...)
+			a.auditMessage("message.failed", &m, auditFailure(e, m.to))
+			a.noteDenial(s.Tenant, s.From, e)
 		},
 		FailedOver: func(from, to string, e *mailer.Error) {
 			a.logger.Error("a tenant cannot send; its mail goes to its failover tenant until it can",
@@ -55,40 +75,21 @@ func (a *App) hooks() mailer.Hooks {
 }
 
 // failure is what the log says of a message that failed.
-func (m mailed) failure(e *mailer.Error) []any {
-	return append([]any{
-		"id", m.id, "request_id", m.request, "tenant", m.tenant, "caller", m.caller.String(),
+func (m *mailed) failure(e *mailer.Error) []any {
+	about := []any{
+		"id", m.id, "request_id", m.request, "tenant", m.tenant, "caller", m.by(),
 		"stage", string(e.Stage), "kind", e.Kind.String(), "code", cmp.Or(mailProblem(e).code, e.Code), "server", e.Server,
 		"reply", unnamed(e.Reply.String(), m.to), "diagnosis", e.Diagnosis().ID, "cause", unnamed(cause(e), m.to),
-	}, m.trace()...)
-}
-
-// trace is the trace that the message came with, if it did.
-func (m mailed) trace() []any {
-	if m.caller.Trace == "" {
-		return nil
 	}
-	return []any{"trace_id", m.caller.Trace}
-}
-
-func (a *App) logSent(m mailed, r mailer.Receipt, took time.Duration, more ...any) {
-	a.logRefused(m, r)
-	what, about := "message sent", []any{
-		"id", m.id, "request_id", m.request, "tenant", r.Tenant, "caller", m.caller.String(),
-		"recipients", len(m.to), "size", m.size, "server", r.Server,
-		"queue_id", r.QueueID, "duration", took,
+	if m.caller.Trace != "" {
+		about = append(about, "trace_id", m.caller.Trace)
 	}
-	about = append(append(about, m.trace()...), more...)
-	if r.Deliver.Astray() {
-		what = "message not delivered to its recipients: staging"
-		about = append(about, "deliver", r.Deliver.String())
-	}
-	a.logger.Info(what, about...)
+	return about
 }
 
 // logRefused tells which recipients of a message the server refused while it
 // took others: how many, each reply once.
-func (a *App) logRefused(m mailed, r mailer.Receipt) {
+func (a *App) logRefused(m *mailed, r mailer.Receipt) {
 	type refusal struct{ reply, diagnosis string }
 	var order []refusal
 	refused := map[refusal]int{}

@@ -7,20 +7,23 @@ import (
 	"log/slog"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
-func mailedFrom(m *outbox.Message) mailed {
+func mailedFrom(m *outbox.Message) *mailed {
 	to := make([]mailer.Address, len(m.Recipients))
 	for i, r := range m.Recipients {
 		to[i] = r.Address
 	}
-	return mailed{m.ID, m.Caller.Request, m.Tenant, m.Caller, to, m.Size}
+	return &mailed{m.ID, m.Caller.Request, m.Tenant, m.Caller, m.From, to, m.Size, ""}
 }
 
 // hooks report what becomes of messages in the outbox to the configuration in force:
-// in its log, without their recipients, as metrics, and as events.
+// in its log, without their recipients, in its audit log, as metrics, as events, and to
+// what looks after them.
 func (s *outboxState) hooks() outbox.Hooks {
 	return outbox.Hooks{
 		Accepted: func(m *outbox.Message) {
@@ -34,25 +37,34 @@ func (s *outboxState) hooks() outbox.Hooks {
 			a.count(m.Tenant, resultSent, true)
 			a.countRecipients(m.Tenant, r)
 			measure(resultSent, took)
-			a.logSent(mailedFrom(m), r, took, "attempts", m.Attempts)
+			a.logSent(mailedFrom(m), r, took, m.Attempts)
+			denials.ended(m.Tenant, m.From)
 		},
 		Partly:      func(m *outbox.Message, r mailer.Receipt, took time.Duration) { s.app().sentPartly(m, r, took) },
 		Interrupted: func(m *outbox.Message) { s.app().interrupted(m) },
 		Deferred:    func(m *outbox.Message, e *mailer.Error, took time.Duration) { s.app().deferred(m, e, took) },
 		Failed:      func(m *outbox.Message, e *mailer.Error, took time.Duration) { s.app().failed(m, e, took) },
 		Held:        func(m *outbox.Message, e *mailer.Error) { s.app().held(m, e) },
-		Lane:        func(tenant string, before, now outbox.Lane) { s.app().laneChanged(tenant, before, now) },
+		Lane: func(tenant string, before, now outbox.Lane) {
+			a := s.app()
+			a.laneChanged(tenant, before, now)
+			if before.State == outbox.LanePaused && now.State == outbox.LaneOpen {
+				processVolumes.release(tenant)
+			}
+			a.watch.poke()
+		},
 	}
 }
 
 func (a *App) accepted(m *outbox.Message) {
 	a.count(m.Tenant, resultAccepted, false)
 	messageSize.Observe(float64(m.Size))
-	if !a.logger.Enabled(context.Background(), slog.LevelDebug) {
-		return // as nearly always
+	if a.logger.Enabled(context.Background(), slog.LevelDebug) { // it nearly never is
+		a.logger.Debug("message accepted", "id", m.ID, "request_id", m.Caller.Request, "tenant", m.Tenant, "caller", m.Caller.String(),
+			"recipients", len(m.Recipients), "size", m.Size, "state", string(m.State), "due", m.Due)
 	}
-	a.logger.Debug("message accepted", "id", m.ID, "request_id", m.Caller.Request, "tenant", m.Tenant, "caller", m.Caller.String(),
-		"recipients", len(m.Recipients), "size", m.Size, "state", string(m.State), "due", m.Due)
+	a.noteVolume(m.Tenant, m.Caller)
+	a.auditMessage("message.accepted", mailedFrom(m), auditAccepted{m})
 }
 
 // sentPartly tells of a try by which some got the message; of the others, deferred.
@@ -63,6 +75,8 @@ func (a *App) sentPartly(m *outbox.Message, r mailer.Receipt, took time.Duration
 	a.logger.Info("message sent to some of its recipients; the others are tried again", "id", m.ID, "request_id", m.Caller.Request,
 		"tenant", r.Tenant, "caller", m.Caller.String(), "recipients", len(m.Recipients), "sent", m.Delivered(), "size", m.Size,
 		"server", r.Server, "queue_id", r.QueueID, "attempts", m.Attempts, "duration", took)
+	a.auditMessage("message.partly_sent", mailedFrom(m),
+		zap.DictObject(zap.String("server", r.Server), zap.String("queue_id", r.QueueID), zap.Int("sent", m.Delivered())))
 }
 
 // interrupted tells of a message that was being sent when a process ended, before it is
@@ -84,6 +98,7 @@ func (a *App) deferred(m *outbox.Message, e *mailer.Error, took time.Duration) {
 	if m.Attempts <= 1 { // once for each message
 		a.events.emit("mail_deferred", a.eventOf(m, e))
 	}
+	a.auditTrouble("message.deferred", m, e)
 }
 
 func (a *App) failed(m *outbox.Message, e *mailer.Error, took time.Duration) {
@@ -103,6 +118,7 @@ func (a *App) failed(m *outbox.Message, e *mailer.Error, took time.Duration) {
 		a.logger.Warn("message not sent", about...)
 	}
 	a.events.emit("mail_failed", a.eventOf(m, e))
+	a.auditTrouble("message.failed", m, e)
 }
 
 func (a *App) held(m *outbox.Message, e *mailer.Error) {
@@ -111,6 +127,15 @@ func (a *App) held(m *outbox.Message, e *mailer.Error) {
 	a.logger.Error("a message may have been sent, and is held until a person decides; retry it or cancel it with the administration's calls",
 		append(mailedFrom(m).failure(e), "call", "POST /outbox/messages/"+m.ID+"/retry")...)
 	a.events.emit("mail_failed", a.eventOf(m, e))
+	a.auditTrouble("message.held", m, e)
+}
+
+// auditTrouble notes in the audit log what keeps a message from being sent, and whether
+// that is its sender.
+func (a *App) auditTrouble(event string, m *outbox.Message, e *mailer.Error) {
+	about := mailedFrom(m)
+	a.auditMessage(event, about, auditFailure(e, about.to))
+	a.noteDenial(m.Tenant, m.From, e)
 }
 
 // openingCall is the call of the administration that lets the messages of a tenant go.
@@ -161,7 +186,7 @@ func (a *App) laneChanged(name string, before, now outbox.Lane) {
 
 // notAccepted tells of a message that did not come into the outbox; nothing if err
 // says anything else.
-func (s *outboxState) notAccepted(by *App, about mailed, err error) {
+func (s *outboxState) notAccepted(by *App, about *mailed, err error) {
 	e, _ := err.(*mailer.Error) //nolint:errorlint // the mailer's own, as it promises
 	if e == nil || e.Stage != mailer.StageAccept {
 		return

@@ -42,7 +42,7 @@ func (s *outboxState) settings(by *App) outbox.Settings {
 		},
 		KeepSent:   current.keepSent,
 		KeepFailed: current.keepFailed,
-		Hooks:      s.watchedHooks(s.hooks()),
+		Hooks:      s.hooks(),
 		Logger:     slog.New(&s.relay),
 	}
 }
@@ -59,18 +59,20 @@ type outboxDoor struct{ app *App }
 func (d outboxDoor) Send(ctx context.Context, s mailer.Submission) (mailer.Receipt, error) {
 	if !d.app.loading.wait(ctx) {
 		e := &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindTemporary, Code: outbox.CodeUnavailable, Err: errNotLoaded}
-		d.app.logger.Info("message not accepted", mailedOf(s).failure(e)...)
+		about := mailedOf(s)
+		d.app.logger.Info("message not accepted", about.failure(e)...)
 		return mailer.Receipt{}, e
 	}
 	box, release, err := d.app.useOutbox()
 	if err != nil {
 		e := &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindTemporary, Code: outbox.CodeUnavailable, Err: err}
-		d.app.box.notAccepted(d.app, mailedOf(s), e)
+		about := mailedOf(s)
+		d.app.box.notAccepted(d.app, &about, e)
 		return mailer.Receipt{}, e
 	}
 	defer release()
 	about := mailedOf(s) // not s, which would keep the content while its sender waits
 	r, err := box.Send(ctx, s)
-	d.app.box.notAccepted(d.app, about, err)
+	d.app.box.notAccepted(d.app, &about, err)
 	return r, err
 }

@@ -164,7 +164,7 @@ func TestUncertain(t *testing.T) {
 		}
 	}
 	b := newBench(t, nil)
-	new(outboxState).notAccepted(b.app, mailed{id: "one"}, e)
+	new(outboxState).notAccepted(b.app, &mailed{id: "one"}, e)
 	if log := b.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "id=one") || !strings.Contains(log, "code=outbox_uncertain") || strings.Contains(log, "not accepted") {
 		t.Errorf("log: %s", log)
 	}
