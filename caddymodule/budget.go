@@ -35,13 +35,15 @@ type budget struct {
 	largest, all int64
 	bodies       *semaphore.Weighted
 	memory       *semaphore.Weighted
+
+	mu sync.Mutex
 	// storing has the shares of messages that are on their way into the outbox, by the
-	// id of the message.
-	storing sync.Map
+	// id of the message. Guarded by mu.
+	storing map[string]*share
 }
 
 func newBudget(largest, all int64) *budget {
-	return &budget{largest: largest, all: all, bodies: semaphore.NewWeighted(all), memory: semaphore.NewWeighted(maxMemory)}
+	return &budget{largest: largest, all: all, bodies: semaphore.NewWeighted(all), memory: semaphore.NewWeighted(maxMemory), storing: make(map[string]*share)}
 }
 
 // budget is what the configuration allows requests. One that began before a reload
@@ -132,17 +134,18 @@ func (s *share) hold(text int) error {
 // what gives its content back.
 func (s *share) untilAccepted(id string, then func()) {
 	s.message, s.accepted = id, then
-	s.of.storing.Store(id, s)
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	s.of.storing[id] = s
 }
 
 // accepted notes that a message is in the outbox, and its content not needed any more.
 // It is called on the goroutine that serves the request.
 func (b *budget) accepted(id string) {
-	v, ok := b.storing.LoadAndDelete(id)
-	if !ok {
+	s := b.stored(id)
+	if s == nil {
 		return
 	}
-	s := v.(*share)
 	s.accepted()
 	s.read(0)
 	if s.memory > leastShare {
@@ -151,10 +154,20 @@ func (b *budget) accepted(id string) {
 	}
 }
 
+// stored ends the way of a message into the outbox, and returns its share; nil where
+// that has ended.
+func (b *budget) stored(id string) *share {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.storing[id]
+	delete(b.storing, id)
+	return s
+}
+
 // release gives back all. It may be called more than once.
 func (s *share) release() {
 	if s.message != "" {
-		s.of.storing.Delete(s.message)
+		s.of.stored(s.message)
 	}
 	s.of.bodies.Release(s.body)
 	s.of.memory.Release(s.memory)

@@ -22,8 +22,9 @@ type caller struct {
 	// within is set where the request names the tenant.
 	within   bool
 	snapshot *snapshot
-	// id is that of the message in the path; empty for none.
-	id string
+	// request is the id of the call, and id that of the message in its path; empty for
+	// none.
+	request, id string
 }
 
 // callerKey is the kind of callers who come by the send route.
@@ -179,11 +180,13 @@ func (c caller) permit(r *emailRequest) (caller, error) {
 	if from.IsZero() {
 		return c, missing("from")
 	}
-	for _, a := range r.senders() {
-		if s := c.key.senders; s != nil && !s.Allows(a) {
-			return c, &problem{
-				status: http.StatusForbidden, name: nameValidation, code: "sender_not_allowed", field: "from",
-				message: "This API key may not send from " + a.Mailbox() + ". Use an allowed sender, or have the operator add it to the key's `senders`.",
+	if s := c.key.senders; s != nil {
+		for _, a := range r.senders() {
+			if !s.Allows(a) {
+				return c, &problem{
+					status: http.StatusForbidden, name: nameValidation, code: "sender_not_allowed", field: "from",
+					message: "This API key may not send from " + a.Mailbox() + ". Use an allowed sender, or have the operator add it to the key's `senders`.",
+				}
 			}
 		}
 	}

@@ -169,13 +169,13 @@ func passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, notF
 
 // answerNoter notes whether anything was answered, and with which status.
 type answerNoter struct {
-	*caddyhttp.ResponseWriterWrapper
+	caddyhttp.ResponseWriterWrapper
 	answered bool
 	status   int
 }
 
 func noteAnswer(w http.ResponseWriter) *answerNoter {
-	return &answerNoter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, status: http.StatusOK}
+	return &answerNoter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, status: http.StatusOK}
 }
 
 func (n *answerNoter) WriteHeader(status int) {
@@ -214,10 +214,15 @@ func clientIP(r *http.Request) string {
 // traceID returns the id of the trace that a request belongs to: that of Caddy's
 // tracing, else the client's (W3C Trace Context, section 3.2); empty for none.
 func traceID(r *http.Request) string {
-	if id, _ := caddyhttp.GetVar(r.Context(), "trace_id").(string); traceParent.MatchString("00-" + id + "-0000000000000001-00") {
+	id, _ := caddyhttp.GetVar(r.Context(), "trace_id").(string)
+	if id != "" && traceParent.MatchString("00-"+id+"-0000000000000001-00") {
 		return id
 	}
-	m := traceParent.FindStringSubmatch(r.Header.Get("Traceparent"))
+	parent := r.Header.Get("Traceparent")
+	if parent == "" { // as of most
+		return ""
+	}
+	m := traceParent.FindStringSubmatch(parent)
 	if m == nil || strings.Trim(m[1], "0") == "" || strings.Trim(m[2], "0") == "" {
 		return ""
 	}

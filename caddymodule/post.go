@@ -60,7 +60,9 @@ func (h *Handler) postEmail(w http.ResponseWriter, r *http.Request, c caller) er
 	if err := c.spend(w.Header(), 1); err != nil {
 		return err
 	}
-	in.room.untilAccepted(s.ID, request.close)
+	if in.outbox {
+		in.room.untilAccepted(s.ID, request.close)
+	}
 	return h.sendOne(w, r, request, s, prefer)
 }
 
@@ -118,7 +120,7 @@ func (h *Handler) prepare(r *http.Request, c caller, request *emailRequest) (mai
 	if err != nil {
 		return s, err
 	}
-	s.Caller.Addr, s.Caller.Request, s.Caller.Trace = parseClient(clientIP(r)), requestID(r), traceID(r)
+	s.Caller.Addr, s.Caller.Request, s.Caller.Trace = parseClient(clientIP(r)), c.request, traceID(r)
 	s.Options.At = request.at
 	return s, nil
 }

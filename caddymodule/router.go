@@ -70,7 +70,7 @@ func matchPattern(pattern, cleaned string) (params map[string]string, ok bool) {
 // prefix away, and cleaned as cleanPath does.
 func calledPath(r *http.Request) string {
 	if called, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		r = &called
+		return clean(called.URL.Path)
 	}
 	return cleanPath(r)
 }
@@ -78,10 +78,15 @@ func calledPath(r *http.Request) string {
 // cleanPath returns the request's path without empty, "." and ".." segments:
 // SDKs whose base URL ends in a slash ask for //emails. A slash at the end stays,
 // as it does in Caddy's own matchers: to them it is another path.
-func cleanPath(r *http.Request) string {
-	cleaned := path.Clean("/" + r.URL.Path)
-	if strings.HasSuffix(r.URL.Path, "/") && cleaned != "/" {
-		cleaned += "/"
+func cleanPath(r *http.Request) string { return clean(r.URL.Path) }
+
+func clean(called string) string {
+	if !strings.HasPrefix(called, "/") {
+		called = "/" + called
 	}
-	return cleaned
+	p := path.Clean(called)
+	if strings.HasSuffix(called, "/") && p != "/" {
+		p += "/"
+	}
+	return p
 }

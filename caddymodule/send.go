@@ -46,8 +46,9 @@ func (h *Handler) provisionSend() error {
 // serveSend serves the send route. Its answers have the shape that Resend's SDKs
 // read.
 func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if id := requestID(r); id != "" {
-		w.Header().Set("X-Request-ID", id)
+	request := requestID(r)
+	if request != "" {
+		w.Header()["X-Request-Id"] = []string{request} // Set would first have to spell it like that
 	}
 	named, cleaned := tenantPath(cleanPath(r))
 	if cleaned == openAPIPath {
@@ -76,7 +77,7 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 	if err == nil {
 		left, _ := c.key.use.take(0, c.key.rate, c.key.window)
 		left.tell(w.Header())
-		c.id = params["id"]
+		c.request, c.id = request, params["id"]
 		err = c.want(call.scope)
 	}
 	if err == nil {
@@ -85,7 +86,7 @@ func (h *Handler) serveSend(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		p := toProblem(err)
 		if p.status == http.StatusInternalServerError {
-			h.logger.Error("a request to send failed in this server", "request_id", requestID(r), "id", p.id, "error", err)
+			h.logger.Error("a request to send failed in this server", "request_id", request, "id", p.id, "error", err)
 		}
 		writeProblem(w, r, p)
 	}

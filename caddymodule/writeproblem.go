@@ -1,9 +1,7 @@
 package caddymodule
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -94,24 +92,4 @@ func languageOf(r *http.Request) diagnosis.Language {
 // pointer turns a field's name, such as to[2], into a JSON pointer (RFC 6901).
 func pointer(field string) string {
 	return "/" + strings.NewReplacer("~", "~0", "/", "~1", ".", "/", "[", "/", "]", "").Replace(field)
-}
-
-func writeJSON(w http.ResponseWriter, mediaType string, status int, v any) {
-	var body bytes.Buffer
-	encoder := json.NewEncoder(&body)
-	encoder.SetEscapeHTML(false) // no page; a Message-ID reads better as it is
-	if err := encoder.Encode(v); err != nil {
-		status = http.StatusInternalServerError
-		body.Reset()
-		body.WriteString(`{"statusCode":500,"name":"internal_server_error","message":"The answer could not be written."}`)
-	}
-	writeBody(w, mediaType, status, body.Bytes())
-}
-
-func writeBody(w http.ResponseWriter, mediaType string, status int, body []byte) {
-	w.Header().Set("Content-Type", mediaType)
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
 }
