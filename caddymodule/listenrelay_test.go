@@ -2,9 +2,12 @@ package caddymodule
 
 import (
 	"bufio"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -47,36 +50,60 @@ func TestRelayCheck(t *testing.T) {
 	sink, tenants := sinkTenants(t)
 	const user = "user u {\npassword " + opsHash + "\nrewrite_from sender@example.com\n}\n"
 	var app strings.Builder
+	const host = "smtp.relay.test"
 	var entrances []string
-	for _, lines := range []string{
-		"tls off\nplaintext_auth 127.0.0.0/8\n" + user,
-		"tls off\nplaintext_auth 127.0.0.1\n" + user,
-		"tls off\nnetwork 127.0.0.1 {\nrewrite_from sender@example.com\n}\n",
-		"tls off\nnetwork 127.0.0.1 10.0.0.0/8\nplaintext_auth 127.0.0.0/8\n" + user,
-		"tls starttls internal\nhostname smtp.relay.test\n" + user,
-		"tls starttls internal\nhostname smtp.relay.test\nnetwork 127.0.0.1\n" + user,
-	} {
+	kinds := []struct{ lines, tls string }{
+		{"plaintext_auth 127.0.0.0/8\n" + user, noTLS},
+		{"plaintext_auth 127.0.0.1\n" + user, noTLS},
+		{"network 127.0.0.1 {\nrewrite_from sender@example.com\n}\n", noTLS},
+		{"network 127.0.0.1 10.0.0.0/8\nplaintext_auth 127.0.0.0/8\n" + user, noTLS},
+		{user, startTLS},
+		{"network 127.0.0.1\n" + user, startTLS},
+		{user, implicitTLS},
+		{"network 127.0.0.1\n" + user, implicitTLS},
+	}
+	for _, kind := range kinds {
 		entrances = append(entrances, freeAddress(t))
-		fmt.Fprintf(&app, "smtp %s {\ntenant default\nconnections_per_address 100\n%s}\n", entrances[len(entrances)-1], lines)
+		words := "tls " + kind.tls
+		if kind.tls != noTLS {
+			words += " internal\nhostname " + host
+		}
+		fmt.Fprintf(&app, "smtp %s {\ntenant default\nconnections_per_address 100\n%s\n%s}\n", entrances[len(entrances)-1], words, kind.lines)
 	}
 	p := startCaddy(t, tenants+beside("")+app.String())
-	p.roots()
+	config := clientTLS(p.roots(), host, true)
+	var strangers sync.WaitGroup
 	for i, address := range entrances {
-		await(t, address+" is served", func() bool {
-			nc, err := net.Dial("tcp", address)
+		await(t, address+" is served, with its certificate", func() bool {
+			c, err := relayDial(address, kinds[i].tls, config)
 			if err == nil {
-				nc.Close()
+				c.Close()
 			}
 			return err == nil
 		})
-		for _, greeting := range []string{"EHLO check.example.org", "HELO check.example.org", "EHLO localhost", ""} {
-			for _, trick := range relayTricks {
-				if said := relayTry(t, address, greeting, trick); said != "" {
-					t.Errorf("entrance %d, %s, %s: %s", i, greeting, trick, said)
-				}
+		ways := []string{kinds[i].tls}
+		if kinds[i].tls == startTLS {
+			ways = append(ways, noTLS)
+		}
+		for _, way := range ways {
+			for _, greeting := range []string{"EHLO check.example.org", "HELO check.example.org", "EHLO localhost", ""} {
+				strangers.Go(func() {
+					for _, trick := range relayTricks {
+						c, err := relayDial(address, way, config)
+						if err != nil {
+							t.Errorf("entrance %d, TLS %s: %v", i, way, err)
+							return
+						}
+						if said := c.try(greeting, trick); said != "" {
+							t.Errorf("entrance %d, TLS %s, %s, %s: %s", i, way, greeting, trick, said)
+						}
+						c.Close()
+					}
+				})
 			}
 		}
 	}
+	strangers.Wait()
 	if n := len(sink.Messages()); n > 0 {
 		t.Errorf("%d messages were relayed", n)
 	}
@@ -86,44 +113,80 @@ func TestRelayCheck(t *testing.T) {
 	await(t, "what may be sent arrives", func() bool { return len(sink.Messages()) == 2 })
 }
 
-// relayTry says all that from an address outside, and a mail behind it, and returns
-// what it heard that it should not.
-func relayTry(t *testing.T, address, greeting, trick string) string {
-	t.Helper()
+// relayClient is a stranger in a session that has been greeted.
+type relayClient struct {
+	net.Conn
+	*bufio.Reader
+}
+
+// relayDial begins a session from an address outside. With STARTTLS it goes as far as
+// the handshake.
+func relayDial(address, way string, config *tls.Config) (*relayClient, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 9, 0, 1)}, Timeout: 10 * time.Second}
 	nc, err := d.Dial("tcp", address)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
-	r := bufio.NewReader(nc)
-	hear := func() string {
-		for {
-			line, err := r.ReadString('\n')
-			if err != nil || len(line) > 3 && line[3] == ' ' {
-				return line
+	c := &relayClient{nc, bufio.NewReader(nc)}
+	secure := func() error {
+		over := tls.Client(nc, config)
+		*c = relayClient{over, bufio.NewReader(over)}
+		return over.Handshake()
+	}
+	if way == implicitTLS {
+		err = secure()
+	}
+	if banner := c.hear(); err == nil && !strings.HasPrefix(banner, "220 ") {
+		err = errors.New("not greeted: " + banner)
+	}
+	if err == nil && way == startTLS {
+		for _, command := range []string{"EHLO check.example.org", "STARTTLS"} {
+			if reply := c.say(command); !strings.HasPrefix(reply, "2") {
+				err = fmt.Errorf("%s: %s", command, reply)
 			}
 		}
+		if err == nil {
+			err = secure()
+		}
 	}
-	if banner := hear(); !strings.HasPrefix(banner, "220 ") {
-		return "not greeted: " + banner
+	if err != nil {
+		nc.Close()
+		return nil, err
 	}
+	return c, nil
+}
+
+// hear returns the last line of a reply; empty where there is none.
+func (c *relayClient) hear() string {
+	for {
+		line, err := c.ReadString('\n')
+		if err != nil || len(line) > 3 && line[3] == ' ' {
+			return strings.TrimSpace(line)
+		}
+	}
+}
+
+func (c *relayClient) say(command string) (reply string) {
+	if _, err := c.Write([]byte(command + "\r\n")); err != nil {
+		return ""
+	}
+	return c.hear()
+}
+
+// try says all that, and a mail behind it, and returns what it heard that it should not.
+func (c *relayClient) try(greeting, trick string) string {
 	var commands []string
 	if greeting != "" {
 		commands = append(commands, greeting)
 	}
-	commands = append(append(commands, strings.Split(trick, "|")...), "DATA")
-	for _, command := range commands {
-		if _, err := nc.Write([]byte(command + "\r\n")); err != nil {
-			return ""
-		}
-		reply := hear()
+	for _, command := range append(append(commands, strings.Split(trick, "|")...), "DATA") {
+		reply := c.say(command)
 		switch {
 		case reply == "", command == "STARTTLS" && strings.HasPrefix(reply, "220"):
 			return ""
 		case strings.HasPrefix(command, "RCPT") && reply[0] == '2', command == "DATA" && reply[0] != '5' && reply[0] != '4':
-			return command + ": " + strings.TrimSpace(reply)
+			return command + ": " + reply
 		}
 	}
 	return ""
