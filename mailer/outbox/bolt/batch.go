@@ -4,11 +4,9 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
-
-	bbolt "go.etcd.io/bbolt"
 )
 
-// batch is what is stored at once. Several make one transaction of the database.
+// batch is what is stored at once.
 type batch struct {
 	e   *Engine
 	now time.Time
@@ -17,11 +15,9 @@ type batch struct {
 
 	entry  []byte // of the journal; what is set lies there
 	dirty  bool
-	merge  bool  // somebody wants to read what is in the journal alone
-	err    error // why it cannot be committed
 	counts map[counter]int
 	files  int64
-	grown  int64 // octets in use, beside those when the transaction began
+	grown  int64 // octets in use, beside those before
 	// scheduled are the octets of scheduled messages that came or went
 	scheduled int64
 	touched   []*lane
@@ -35,46 +31,51 @@ func (b *batch) after(f func()) { b.afterwards = append(b.afterwards, f) }
 
 func (b *batch) undo(f func()) { b.undoings = append(b.undoings, f) }
 
-// set stores a value that is made of parts. The transaction refers to the entry of the
-// journal until it ends, and to nothing else.
-func (b *batch) set(to *bbolt.Bucket, k []byte, parts ...[]byte) {
+// set stores a value that is made of parts. The young generation refers to the entry, and
+// to nothing else.
+func (b *batch) set(to *bucket, k []byte, parts ...[]byte) {
 	b.dirty = true
 	n := 0
 	for _, p := range parts {
 		n += len(p)
 	}
-	b.entry = binary.AppendUvarint(appendCounted(append(b.entry, b.letter(to)), k), uint64(n))
+	b.entry = binary.AppendUvarint(append(b.entry, to.letter), uint64(len(k)))
 	begin := len(b.entry)
+	b.entry = binary.AppendUvarint(append(b.entry, k...), uint64(n))
+	value := len(b.entry)
 	for _, p := range parts {
 		b.entry = append(b.entry, p...)
 	}
-	if b.err == nil {
-		b.err = to.Put(k, b.entry[begin:len(b.entry):len(b.entry)])
+	b.e.young.change(to.letter, b.entry[begin:begin+len(k):begin+len(k)], isSet, b.entry[value:len(b.entry):len(b.entry)])
+	if to == b.index {
+		b.e.floors.lower(k)
 	}
 }
 
-func (b *batch) remove(from *bbolt.Bucket, k []byte) {
+func (b *batch) remove(from *bucket, k []byte) {
 	b.dirty = true
-	b.entry = appendCounted(append(b.entry, b.letter(from)-removal), k)
-	if b.err == nil {
-		b.err = from.Delete(k)
-	}
+	b.entry = appendCounted(append(b.entry, from.letter-removal), k)
+	b.e.young.change(from.letter, b.entry[len(b.entry)-len(k):len(b.entry):len(b.entry)], isRemoved, nil)
 }
 
-// grow notes that more octets are in use than when the transaction began.
+// grow notes that more octets are in use than before.
 func (b *batch) grow(n int64) {
 	b.e.used.Add(n)
+	b.e.young.grown += n
 	b.grown += n
 }
 
-// transact makes one transaction of ops and of whatever is due.
+// transact stores ops and whatever is due.
 func (e *Engine) transact(ops []*op, now time.Time) error {
 	b := &batch{e: e, now: now, counts: map[counter]int{}}
 	if err := shield(func() error { return b.store(ops) }); err != nil {
+		e.young.undo()
+		clear(e.floors)
 		for _, undo := range slices.Backward(b.undoings) {
 			undo()
 		}
 		e.used.Add(-b.grown)
+		e.young.grown -= b.grown
 		if !isFull(err) {
 			e.doubt(ops, b.launched)
 		}
@@ -84,26 +85,58 @@ func (e *Engine) transact(ops []*op, now time.Time) error {
 		f()
 	}
 	for _, o := range ops {
+		if o.err == nil && o.reader {
+			e.await(o)
+			continue
+		}
 		o.finish(o.err)
 	}
 	return nil
 }
 
-// store applies ops and makes them durable. Where it panics the transaction does not
-// end.
+// store applies ops and makes them durable. Where it panics a transaction does not end.
 func (b *batch) store(ops []*op) error {
 	e := b.e
-	tx, err := e.begin()
+	size := 0
+	for _, o := range ops {
+		size += o.size
+		if o.look != nil {
+			err, lerr := e.look(o.look)
+			if err != nil {
+				return err
+			}
+			o.err = lerr
+		}
+	}
+	tx, err := e.db.Begin(false)
 	if err != nil {
-		e.rollback()
 		return err
 	}
-	b.buckets, b.entry = bucketsOf(tx), e.journal.entry()
-	b.messages.FillPercent, b.contents.FillPercent = 0.9, 0.9 // ids grow
+	e.noticeMade(tx)
+	layers := []*layer{e.young.layer}
+	if e.old != nil {
+		layers = append(layers, e.old.layer)
+	}
+	b.buckets, b.entry = bucketsOf(tx, layers...), e.young.entry(size)
+	e.size = tx.Size()
+	b.apply(ops)
+	if err := tx.Rollback(); err != nil { // a merge that must map the file anew waits for that
+		return err
+	}
+	b.buckets = buckets{}
+	if b.dirty || e.unmerged() && e.journals.spent && (!b.now.Before(e.mergeAt) || slices.ContainsFunc(ops, (*op).isReader)) {
+		return b.commit()
+	}
+	return nil
+}
+
+func (b *batch) apply(ops []*op) {
 	b.repair()
 	b.shift()
 	for _, o := range ops {
-		o.err = o.apply(b)
+		if o.apply != nil {
+			o.err = o.apply(b)
+		}
 	}
 	b.sweep()
 	b.fill()
@@ -111,16 +144,35 @@ func (b *batch) store(ops []*op) error {
 	if b.dirty {
 		b.check()
 	}
-	late := e.unmerged() && !b.now.Before(e.mergeAt)
-	switch err = b.err; {
-	case err != nil:
-	case b.dirty && !b.merge && e.journal.takes(b.entry):
-		err = e.journalize(b.entry, b.now)
-	case b.dirty, late, b.merge && e.unmerged():
-		err = e.merge(false)
+}
+
+// commit makes the changes durable: in the journal, or in the database where that cannot be.
+func (b *batch) commit() error {
+	e, j := b.e, b.e.journals
+	if !j.usable(b.entry) {
+		return e.mergeAll(false)
 	}
-	if err != nil || !e.unmerged() {
-		e.rollback()
+	if j.full(b.entry) {
+		e.young.undo()
+		if err := e.drain(); err != nil {
+			return err
+		}
+		e.rotate()
+		b.entry = append(e.young.entry(len(b.entry))[:0], b.entry...)
+		e.young.grown = b.grown
+		if err := e.young.redo(b.entry[entryHeader:]); err != nil {
+			return err
+		}
 	}
-	return err
+	if err := e.flush(func() error { return j.add(b.entry, e.syncData) }); err != nil {
+		j.spent = true
+		return err
+	}
+	e.young.keep(b.entry)
+	e.young.filled = true
+	e.behind.Store(true)
+	if e.mergeAt.IsZero() {
+		e.mergeAt = b.now.Add(mergeTime)
+	}
+	return nil
 }

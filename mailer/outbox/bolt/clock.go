@@ -61,9 +61,9 @@ func (b *batch) shift() {
 	}
 	var found []entry
 	var next []byte
-	c := b.index.Cursor()
+	c := b.index.Cursor([]byte{indexDue})
 	n := 0
-	for k, _ := c.Seek(s.next); len(k) > 0 && k[0] == indexDue; k, _ = c.Next() {
+	for k, _ := c.Seek(s.next); k != nil; k, _ = c.Next() {
 		if n++; n > maxShift {
 			next = bytes.Clone(k)
 			break

@@ -32,10 +32,15 @@ func (e *Engine) commits() {
 		select {
 		case <-e.queue.wake:
 		case <-timer.C:
+		case m := <-e.merges:
+			if err := e.endMerge(m); err != nil {
+				e.mergeFailed(err, time.Now())
+			}
 		}
 		runtime.Gosched() // who is ready to run may bring something, too
 		ops, last := e.queue.take()
 		e.step(ops)
+		e.tend(time.Now())
 		if last {
 			e.stuck, e.lying = append(e.stuck, e.lying...), nil
 			if e.calm = time.Now(); len(e.stuck) > 0 {
@@ -58,7 +63,7 @@ func (e *Engine) commits() {
 // next is when something is to be done without being asked.
 func (e *Engine) next() time.Time {
 	next := e.lanes.next()
-	if e.db != nil && !e.mergeAt.IsZero() && (next.IsZero() || e.mergeAt.Before(next)) {
+	if e.db != nil && !e.merging && !e.mergeAt.IsZero() && (next.IsZero() || e.mergeAt.Before(next)) {
 		next = e.mergeAt
 	}
 	if len(e.lying) > 0 && (next.IsZero() || e.lieUntil.Before(next)) {
@@ -158,8 +163,8 @@ func refuse(ops []*op, err error) []*op {
 func (e *Engine) store(ops []*op, now time.Time) {
 	err := e.transact(ops, now)
 	if isFull(err) {
-		e.log().Warn("the disk of the outbox is full: no message is accepted until there is space", "folder", e.folder)
-		ops = refuse(ops, fmt.Errorf("%w: %w", outbox.ErrFull, err))
+		e.noteFull()
+		ops = refuse(ops, fullError(err))
 		e.dropReserve(now)
 		err = e.transact(ops, now)
 	}
@@ -170,6 +175,11 @@ func (e *Engine) store(ops []*op, now time.Time) {
 	if isFull(err) {
 		return
 	}
+	e.reopen(err)
+}
+
+// reopen opens the database and the journals again after an error.
+func (e *Engine) reopen(err error) {
 	if e.breaks(err); e.broken.Load() != nil {
 		e.abandon()
 		return
@@ -177,8 +187,8 @@ func (e *Engine) store(ops []*op, now time.Time) {
 	// What is on the disk now is not known. A flush that failed is never tried again:
 	// the second one would succeed and tell nothing.
 	e.log().Error("the outbox could not be written to: it is opened again", "folder", e.folder, "error", err)
-	e.rollback()
-	e.journal.close()
+	_ = e.awaitMerge()
+	e.journals.close()
 	e.mu.Lock()
 	_ = e.db.Close()
 	e.db = nil
@@ -196,10 +206,11 @@ func (e *Engine) fail(ops []*op, err error, now time.Time) {
 		e.mergeAt = e.calm
 	}
 	if isFull(err) {
-		err = fmt.Errorf("%w: %w", outbox.ErrFull, err)
+		err = fullError(err)
 	} else {
 		err = fmt.Errorf("storing in the outbox: %w", err)
 	}
+	e.refuseReaders(err)
 	for _, o := range ops {
 		if o.keep {
 			e.stuck = append(e.stuck, o)
@@ -208,6 +219,13 @@ func (e *Engine) fail(ops []*op, err error, now time.Time) {
 		o.finish(err)
 	}
 }
+
+func (e *Engine) noteFull() {
+	e.log().Warn("the disk of the outbox is full: no message is accepted until there is space", "folder", e.folder)
+}
+
+// fullError is the error for whoever hears that there is no space.
+func fullError(err error) error { return fmt.Errorf("%w: %w", outbox.ErrFull, err) }
 
 // isFull reports whether there is no space. Some errors of bbolt are texts only.
 func isFull(err error) bool {

@@ -43,11 +43,12 @@ func (e *Engine) breaks(err error) {
 // abandon gives up a damaged database. To end its transactions or to close it would
 // make bbolt read it once more; what it has mapped stays so.
 func (e *Engine) abandon() {
+	_ = e.awaitMerge()
+	e.journals.close()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.journal.close()
 	_ = e.file.Close()
-	e.db, e.tx = nil, nil
+	e.db = nil
 }
 
 // openFile opens the database with bbolt.

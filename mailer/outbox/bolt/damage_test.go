@@ -117,6 +117,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 				for range 50 {
 					all = append(all, b.accept("lab", strings.Repeat(small, 20)))
 				}
+				b.get(all[0].ID) // so that the journals have nothing that the database has not
 				spoil(t, b.folder, damage)
 				broken := func(err error) bool {
 					_, ok := errors.AsType[*damageError](err)

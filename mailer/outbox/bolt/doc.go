@@ -1,6 +1,6 @@
 // Package bolt keeps the outbox of one instance in a file, on bbolt.
 //
-// The folder holds the database outbox.db, a journal of what is to come into it, in
+// The folder holds the database outbox.db, two journals of what is to come into it, in
 // contents/ a file for each message over 256 KiB, and a reserve: room for outcomes when
 // the disk is full.
 //
@@ -11,9 +11,12 @@
 // next change that somebody waits for. Nothing else touches the lanes, which hence need
 // no lock.
 //
-// A batch is applied to a transaction of bbolt that stays open, and made durable by one
-// write to the journal. When that is full, or somebody reads, or a second has passed, the
-// transaction is committed, and the journal begins anew. After a crash the changes in the
-// journal are made again. So the tree of pages is written once for some hundred messages,
-// and those that were sent meanwhile are never written to it with their contents.
+// A batch is made durable by one write to a journal, and its changes stay in memory, in the
+// young generation, which lies on the database like a sheet of glass. When its journal is
+// full, or somebody reads, or a second has passed, it becomes the old generation, and the
+// other journal takes what comes next. Another goroutine merges the old generation into the
+// database, by a transaction of bbolt, while messages are accepted; only if both journals are
+// full they wait. So the tree of pages is written once for some hundred messages, and those
+// that were sent meanwhile are never written to it with their contents. After a crash the
+// changes in both journals are made again.
 package bolt

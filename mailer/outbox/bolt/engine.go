@@ -31,7 +31,8 @@ type Engine struct {
 	// them. A database that was full once would write megabytes each time. Without the
 	// list, opening takes a look at all pages in use, which are few then.
 	maxFreeList int
-	unjournaled bool // all changes are committed to the database
+	unjournaled bool   // all changes are committed to the database
+	beforeMerge func() // is called by the goroutine that merges
 
 	mu   sync.RWMutex // is held for reading while db is read
 	db   *bbolt.DB    // nil while it cannot be opened again
@@ -50,14 +51,19 @@ type Engine struct {
 	filling atomic.Int64 // octets of files that no record tells of yet
 	inline  atomic.Int64 // of sharedInline
 
-	flushes atomic.Int64 // of the journal and of db
+	flushes atomic.Int64 // of the journals and of db
 
-	behind atomic.Bool // some changes are in the journal and not in db
+	behind atomic.Bool // some changes are in the journals and not in db
 
 	// The rest belongs to the goroutine that commits.
-	journal  *journal  // nil: there is none
-	tx       *bbolt.Tx // has the changes that are in the journal alone; nil for none
-	mergeAt  time.Time // when they are committed; zero for none
+	journals *journals   // nil: there are none
+	young    *generation // takes the changes that are made
+	old      *generation // is to be merged before it; nil for none
+	merging  bool        // and is being merged
+	merges   chan merge  // what became of that
+	mergeAt  time.Time   // when it is time for the next; zero for none
+	readers  []*op       // wait for merges
+	floors   floors
 	reserved bool      // the reserve is on the disk
 	retryAt  time.Time // when a reserve is made again
 	calm     time.Time // nothing is handed out before, after trouble
@@ -92,7 +98,8 @@ func newEngine(folder string, o Options) *Engine {
 	return &Engine{
 		folder: folder, options: o, syncFile: (*os.File).Sync, syncData: syncData, syncFolder: syncFolder,
 		commit: func(write func() error) error { return write() }, maxFreeList: 1 << 15,
-		queue: newQueue(), ended: make(chan struct{}),
+		beforeMerge: func() {}, queue: newQueue(), ended: make(chan struct{}),
+		young: newGeneration(1), merges: make(chan merge, 1), floors: floors{},
 		lanes: newLanes(), flights: map[string]*flight{},
 	}
 }
@@ -100,12 +107,12 @@ func newEngine(folder string, o Options) *Engine {
 func (e *Engine) log() *slog.Logger { return e.options.Logger }
 
 // view reads the database, with all changes until now. Where they cannot come into it for
-// want of space, the goroutine that commits reads what it is going to store.
+// want of space, the goroutine that commits reads them for the caller.
 func (e *Engine) view(f func(*bbolt.Tx) error) error {
 	if e.behind.Load() {
-		err := e.do(&op{apply: func(b *batch) error { b.merge = true; return nil }})
+		err := e.do(&op{reader: true})
 		if errors.Is(err, outbox.ErrFull) {
-			err = e.do(&op{apply: func(b *batch) error { return f(b.e.tx) }})
+			err = e.do(&op{look: f})
 			if !errors.Is(err, errClosed) {
 				return err
 			}
@@ -139,7 +146,7 @@ func (e *Engine) Close() error {
 	e.queue.close()
 	<-e.ended
 	e.aside.Wait()
-	e.journal.close()
+	e.journals.close()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.db == nil {

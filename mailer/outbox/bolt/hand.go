@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"time"
 
-	bbolt "go.etcd.io/bbolt"
-
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
@@ -20,11 +18,16 @@ func (b *batch) touch(l *lane) {
 
 // first returns the first entry with a time under a prefix of the index.
 func (b *batch) first(prefix []byte) (at time.Time, id string, ok bool) {
-	return first(b.index, prefix)
+	c := b.index.Cursor(prefix)
+	k, _ := c.Seek(b.e.floors.from(prefix))
+	if c.passed > manyPassed {
+		b.e.floors.raise(prefix, k)
+	}
+	return timedBehind(prefix, k)
 }
 
-func first(index *bbolt.Bucket, prefix []byte) (at time.Time, id string, ok bool) {
-	k, _ := index.Cursor().Seek(prefix)
+// timedBehind splits a key with a time, if it has the prefix.
+func timedBehind(prefix, k []byte) (at time.Time, id string, ok bool) {
 	if !bytes.HasPrefix(k, prefix) {
 		return at, "", false
 	}
@@ -72,7 +75,7 @@ func (b *batch) look(l *lane) {
 		wake = b.e.calm
 		return
 	}
-	for window := b.e.window(l.tenant); b.err == nil && l.out < window; {
+	for window := b.e.window(l.tenant); l.out < window; {
 		if len(b.launched) >= maxHand { // others wait for this transaction
 			wake = b.now
 			return

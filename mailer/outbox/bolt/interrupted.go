@@ -19,8 +19,8 @@ func (e *Engine) interrupted(ctx context.Context, h outbox.Handler) error {
 	o := &op{keep: true, done: make(chan error, 1), apply: func(b *batch) error {
 		all = nil
 		prefix := []byte{indexState, stateOctet(outbox.StateSending)}
-		c := b.index.Cursor()
-		for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		c := b.index.Cursor(prefix)
+		for k, _ := c.Seek(prefix); k != nil; k, _ = c.Next() {
 			if _, id, ok := counted(k[2:], 2); ok && e.flights[string(id)] == nil {
 				all = append(all, interruption{string(id), bytes.Clone(b.messages.Get(id))})
 			}

@@ -27,27 +27,56 @@ func (b *bench) crashed() string {
 	return to
 }
 
-// journalOf reads the journal of a folder, and what of it counts.
-func journalOf(t testing.TB, folder string) (all []byte, entries [][]byte) {
+// found is a journal in a folder.
+type found struct {
+	name    string
+	salt    salt
+	octets  []byte   // of the file
+	entries [][]byte // that count
+}
+
+func (f *found) size() int { return len(bytes.Join(f.entries, nil)) + len(f.entries)*entryHeader }
+
+// journalsOf reads the journals of a folder that count, the oldest first.
+func journalsOf(t testing.TB, folder string) (all []found) {
 	t.Helper()
-	all, err := os.ReadFile(filepath.Join(folder, journalFile))
-	if err != nil {
-		t.Fatal(err)
-	}
 	db, err := bbolt.Open(filepath.Join(folder, databaseFile), 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	j := journal{image: all}
+	var s salt
 	_ = db.View(func(tx *bbolt.Tx) error {
-		copy(j.salt[:], tx.Bucket(bucketMeta).Get(keyJournal))
+		copy(s[:], tx.Bucket(bucketMeta).Get(keyJournal))
 		return nil
 	})
-	for changes := range j.entries() {
-		entries = append(entries, changes)
+	for range journalFiles {
+		f := found{salt: s}
+		for _, name := range journalFiles {
+			octets, err := os.ReadFile(filepath.Join(folder, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for changes := range s.entries(octets) {
+				f.name, f.octets, f.entries = name, octets, append(f.entries, changes)
+			}
+		}
+		if f.entries == nil {
+			break
+		}
+		all = append(all, f)
+		s = s.following(f.size())
 	}
-	return all, entries
+	return all
+}
+
+// behind counts the entries of journals that count.
+func (b *bench) behind() (n int) {
+	b.Helper()
+	for _, f := range journalsOf(b, b.crashed()) {
+		n += len(f.entries)
+	}
+	return n
 }
 
 // TestJournal: what the journal alone has is there after a crash, up to an entry that is
@@ -63,10 +92,11 @@ func TestJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := b.crashed()
-	octets, entries := journalOf(t, whole)
-	if len(entries) != 6 {
-		t.Fatalf("the journal has %d entries", len(entries))
+	journals := journalsOf(t, whole)
+	if len(journals) != 1 || len(journals[0].entries) != 6 {
+		t.Fatalf("the journals have %v", journals)
 	}
+	octets, entries := journals[0].octets, journals[0].entries
 	drop := len(entries[5])
 	accepts := len(bytes.Join(entries[:5], nil)) + 5*entryHeader
 	for name, tt := range map[string]struct {
@@ -87,7 +117,7 @@ func TestJournal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			folder := filepath.Join(t.TempDir(), "copy")
 			copyFolder(t, whole, folder)
-			if err := os.WriteFile(filepath.Join(folder, journalFile), tt.change(bytes.Clone(octets)), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(folder, journals[0].name), tt.change(bytes.Clone(octets)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 { // what was taken over once does not come again
@@ -115,28 +145,33 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestJournalMissing: after a crash the journal is needed, after a stop it is not.
+// TestJournalMissing: after a crash the journals are needed, after a stop they are not.
 func TestJournalMissing(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, Options{})
-	b.accept("lab", small)
-	m := b.accept("lab", small)
-	crashed := b.crashed()
-	if err := os.Remove(filepath.Join(crashed, journalFile)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(crashed, Options{Sealer: sealer()}); err == nil || !strings.Contains(err.Error(), "its journal is missing") {
-		t.Errorf("after a crash: %v", err)
-	}
-	b.close()
-	if err := os.Remove(filepath.Join(b.folder, journalFile)); err != nil {
-		t.Fatal(err)
-	}
-	b.open(Options{})
-	b.get(m.ID)
-	b.accept("lab", small)
-	if _, err := os.Stat(filepath.Join(b.folder, journalFile)); err != nil {
-		t.Error(err)
+	for _, name := range journalFiles {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, Options{})
+			b.accept("lab", small)
+			m := b.accept("lab", small)
+			crashed := b.crashed()
+			if err := os.Remove(filepath.Join(crashed, name)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Open(crashed, Options{Sealer: sealer()}); err == nil || !strings.Contains(err.Error(), "a journal of it is missing") {
+				t.Errorf("after a crash: %v", err)
+			}
+			b.close()
+			if err := os.Remove(filepath.Join(b.folder, name)); err != nil {
+				t.Fatal(err)
+			}
+			b.open(Options{})
+			b.get(m.ID)
+			b.accept("lab", small)
+			if _, err := os.Stat(filepath.Join(b.folder, name)); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
@@ -156,14 +191,12 @@ func TestForeignJournal(t *testing.T) {
 			b.accept("lab", small)
 			b.accept("lab", small)
 			folder := b.crashed()
-			all, entries := journalOf(t, folder)
-			j := journal{salt: [saltSize]byte(all[:saltSize])}
-			end := len(bytes.Join(entries, nil)) + len(entries)*entryHeader
+			f := journalsOf(t, folder)[0]
+			j := journals{limit: journalSize, salt: f.salt, size: f.size()}
 			var err error
-			if j.file, err = os.OpenFile(filepath.Join(folder, journalFile), os.O_RDWR, 0); err != nil {
+			if j.files[0], err = os.OpenFile(filepath.Join(folder, f.name), os.O_RDWR, 0); err != nil {
 				t.Fatal(err)
 			}
-			j.image = all[:end:end]
 			if err := j.add(append(make([]byte, entryHeader), changes...), syncData); err != nil {
 				t.Fatal(err)
 			}
@@ -175,36 +208,32 @@ func TestForeignJournal(t *testing.T) {
 	}
 }
 
-// TestMerge: what is in the journal comes to the database when somebody reads, when
-// there is no room in the journal, after a while, and when the outbox is closed.
+// TestMerge: what is in the journals comes to the database when somebody reads, when
+// there is no room in a journal, after a while, and when the outbox is closed.
 func TestMerge(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, Options{})
-	behind := func() int {
-		_, entries := journalOf(t, b.crashed())
-		return len(entries)
-	}
+	b := newBench(t, Options{MaxBytes: 8 << 20})
 	m := b.accept("lab", small)
-	if n := behind(); n != 1 {
+	if n := b.behind(); n != 1 {
 		t.Errorf("%d entries", n)
 	}
 	b.get(m.ID)
-	if n := behind(); n != 0 {
+	if n := b.behind(); n != 0 {
 		t.Errorf("%d entries after a look", n)
 	}
 	most := 0
 	for range 60 {
 		b.accept("lab", strings.Repeat(small, 20))
-		most = max(most, behind())
+		most = max(most, b.behind())
 	}
-	if n := behind(); n == 60 || most < 5 {
+	if n := b.behind(); n == 60 || most < 5 {
 		t.Errorf("%d entries, %d at most", n, most)
 	}
 	b.accept("lab", small)
-	b.until("a while has passed", func() bool { return behind() == 0 })
+	b.until("a while has passed", func() bool { return b.behind() == 0 })
 	b.accept("lab", small)
 	b.close()
-	if n := behind(); n != 0 {
+	if n := b.behind(); n != 0 {
 		t.Errorf("%d entries when it is closed", n)
 	}
 	b.open(Options{})
@@ -282,7 +311,7 @@ func TestFaults(t *testing.T) {
 }
 
 func faults(t *testing.T, r *rand.Rand) {
-	b := newBench(t, Options{})
+	b := newBench(t, Options{MaxBytes: 2 << 20}) // the journals take turns often
 	b.plug.set(func() {
 		b.plug.fail = func() error { // asked under the lock of the plug
 			b.plug.late = nil
@@ -308,6 +337,9 @@ func faults(t *testing.T, r *rand.Rand) {
 				if b.e.Accept(t.Context(), m, c) != nil {
 					time.Sleep(calmTime)
 					continue
+				}
+				if i%7 == 0 {
+					_, _ = b.e.Get(t.Context(), m.ID)
 				}
 				gone := i%3 == 0 && b.e.Drop(t.Context(), m.ID) == nil
 				mu.Lock()
@@ -350,23 +382,28 @@ func faults(t *testing.T, r *rand.Rand) {
 // TestNoJournal: where there can be no journal, there is an outbox all the same.
 func TestNoJournal(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, Options{})
-	b.close()
-	name := filepath.Join(b.folder, journalFile)
-	if err := errors.Join(os.Remove(name), os.Mkdir(name, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	b.open(Options{})
-	m := b.accept("lab", small)
-	if err := os.Remove(name); err != nil {
-		t.Fatal(err)
-	}
-	e, err := Open(b.crashed(), Options{Sealer: sealer()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	if _, err := e.Get(t.Context(), m.ID); err != nil {
-		t.Error(err)
+	for _, name := range journalFiles {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, Options{})
+			b.close()
+			name := filepath.Join(b.folder, name)
+			if err := errors.Join(os.Remove(name), os.Mkdir(name, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			b.open(Options{})
+			m := b.accept("lab", small)
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+			e, err := Open(b.crashed(), Options{Sealer: sealer()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			if _, err := e.Get(t.Context(), m.ID); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

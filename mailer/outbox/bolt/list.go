@@ -100,7 +100,7 @@ func newest(tx *bbolt.Tx, f outbox.Filter) iter.Seq[string] {
 	case f.Tenant == "" && f.State == "":
 		d.add(tx.Bucket(bucketMessages).Cursor(), nil, f.Before)
 	case f.Tenant == "":
-		for tenant := range countedTenants(index, f.State) {
+		for tenant := range countedTenants(index.Cursor(), f.State) {
 			d.add(index.Cursor(), statePrefix(indexState, f.State, tenant), f.Before)
 		}
 	case f.State == "":
@@ -181,10 +181,9 @@ func (d *descent) Pop() any {
 }
 
 // countedTenants yields the tenants that have messages in a state, and how many.
-func countedTenants(index *bbolt.Bucket, s outbox.State) iter.Seq2[string, int64] {
+func countedTenants(c ascent, s outbox.State) iter.Seq2[string, int64] {
 	return func(yield func(string, int64) bool) {
 		prefix := []byte{indexCount, stateOctet(s)}
-		c := index.Cursor()
 		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
 			tenant, _, ok := counted(k[2:], 2)
 			if ok && !yield(string(tenant), number(v)) {
@@ -201,14 +200,16 @@ func (e *Engine) Stats(ctx context.Context) (outbox.Stats, error) {
 		index := tx.Bucket(bucketIndex)
 		s.Bytes = inUse(tx) + number(index.Get(keyFiles))
 		for _, state := range states {
-			for tenant, n := range countedTenants(index, state) {
+			for tenant, n := range countedTenants(index.Cursor(), state) {
 				t := s.Tenants[tenant]
 				if t.Messages == nil {
 					t.Messages = map[outbox.State]int{}
 				}
 				t.Messages[state] = int(n)
 				if t.Oldest.IsZero() && !state.Final() {
-					t.Oldest, _, _ = first(index, lanePrefix(indexOpen, tenant))
+					prefix := lanePrefix(indexOpen, tenant)
+					k, _ := index.Cursor().Seek(prefix)
+					t.Oldest, _, _ = timedBehind(prefix, k)
 				}
 				s.Tenants[tenant] = t
 			}

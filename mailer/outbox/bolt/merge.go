@@ -2,156 +2,87 @@ package bolt
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	bbolt "go.etcd.io/bbolt"
 )
 
-// mergeTime is how long changes are in the journal alone, if nobody reads.
+// mergeTime is how long changes are in a journal alone, if nobody reads.
 const mergeTime = time.Second
 
-// A change in the journal is the letter of a bucket, the key and the value, each after
-// its length as a varint. With the letter in upper case the key is removed, and there is
-// no value.
-const (
-	inMessages = 'm'
-	inContents = 'c'
-	inIndex    = 'i'
-	inLanes    = 'l'
-	inMeta     = 't'
-	removal    = 'a' - 'A'
-)
-
-var errJournal = errors.New("the journal of the outbox has a change that nobody understands")
-
-func appendCounted(b, what []byte) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(what))), what...)
+// merge is what became of one.
+type merge struct {
+	number int   // of the last generation that the database has now
+	used   int64 // octets in use then
+	err    error
 }
 
-// buckets are those of a transaction.
-type buckets struct {
-	messages, contents, index, lanes, meta *bbolt.Bucket
-}
-
-func bucketsOf(tx *bbolt.Tx) buckets {
-	return buckets{
-		tx.Bucket(bucketMessages), tx.Bucket(bucketContents), tx.Bucket(bucketIndex),
-		tx.Bucket(bucketLanes), tx.Bucket(bucketMeta),
-	}
-}
-
-// letter names a bucket in the journal.
-func (b *buckets) letter(of *bbolt.Bucket) byte {
-	switch of {
-	case b.messages:
-		return inMessages
-	case b.contents:
-		return inContents
-	case b.index:
-		return inIndex
-	case b.lanes:
-		return inLanes
-	default:
-		return inMeta
-	}
-}
-
-func (b *buckets) named(letter byte) *bbolt.Bucket {
-	switch letter {
-	case inMessages:
-		return b.messages
-	case inContents:
-		return b.contents
-	case inIndex:
-		return b.index
-	case inLanes:
-		return b.lanes
-	case inMeta:
-		return b.meta
-	}
-	return nil
-}
-
-// redo makes the changes of an entry of the journal. The transaction refers to it.
-func (b *buckets) redo(changes []byte) error {
-	next := func() (what []byte, ok bool) {
-		n, width := binary.Uvarint(changes)
-		if width <= 0 || n > uint64(len(changes)-width) {
-			return nil, false
-		}
-		end := width + int(n)
-		what, changes = changes[width:end:end], changes[end:]
-		return what, true
-	}
-	for len(changes) > 0 {
-		letter := changes[0]
-		changes = changes[1:]
-		k, ok := next()
-		if !ok {
-			return errJournal
-		}
-		if to := b.named(letter + removal); to != nil {
-			if err := to.Delete(k); err != nil {
-				return err
+// apply makes the changes of a layer in a transaction, which refers to them.
+func (l *layer) apply(tx *bbolt.Tx) error {
+	var to *bbolt.Bucket
+	letter := byte(0)
+	for c := range l.all {
+		if c.bucket != letter {
+			letter, to = c.bucket, tx.Bucket(nameOf(c.bucket))
+			if letter == inMessages || letter == inContents {
+				to.FillPercent = 0.9 // ids grow
 			}
-			continue
 		}
-		v, ok := next()
-		to := b.named(letter)
-		if !ok || to == nil {
-			return errJournal
+		var err error
+		if c.effect == isRemoved {
+			err = to.Delete(c.key)
+		} else {
+			err = to.Put(c.key, c.value)
 		}
-		if err := to.Put(k, v); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// begin returns the transaction with all changes that are durable: the open one, or a
-// new one to which what the journal has is done again.
-func (e *Engine) begin() (*bbolt.Tx, error) {
-	if e.tx != nil {
-		return e.tx, nil
-	}
-	tx, err := e.db.Begin(true)
-	if err != nil {
-		return nil, err
-	}
-	e.tx = tx
-	b := bucketsOf(tx)
-	if e.unmerged() && !bytes.Equal(b.meta.Get(keyJournal), e.journal.salt[:]) {
-		e.merged() // by a merge that failed at its very end
-		e.journal.spent = true
-	}
-	e.size = tx.Size()
-	e.used.Store(inUse(tx) + number(b.index.Get(keyFiles)))
-	if e.unmerged() {
-		for changes := range e.journal.entries() {
-			if err := b.redo(changes); err != nil {
-				return nil, err
-			}
-			e.used.Add(int64(len(changes)))
+// mergeInto stores generations in the database, and the salt of the journal that comes
+// after them; none for nil.
+func (e *Engine) mergeInto(db *bbolt.DB, next *salt, all ...*generation) (m merge) {
+	m.err = shield(func() error {
+		tx, err := db.Begin(true)
+		if err != nil {
+			return err
 		}
-	}
-	return tx, nil
+		for _, g := range all {
+			m.number = g.number
+			if err = g.apply(tx); err != nil {
+				break
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		switch {
+		case err != nil:
+		case next == nil:
+			err = meta.Delete(keyJournal)
+		default:
+			err = meta.Put(keyJournal, next[:])
+		}
+		if err == nil {
+			m.used = number(tx.Bucket(bucketIndex).Get(keyFiles))
+			db.NoFreelistSync = db.Stats().FreePageN > e.maxFreeList
+			err = e.flush(tx.Commit)
+		}
+		if err != nil {
+			_ = tx.Rollback() // it may have ended already
+			return err
+		}
+		return db.View(func(tx *bbolt.Tx) error {
+			m.used += inUse(tx)
+			return nil
+		})
+	})
+	return m
 }
 
-// unmerged reports whether there are changes that are in the journal alone.
+// unmerged reports whether there are changes that are in the journals alone.
 func (e *Engine) unmerged() bool { return e.behind.Load() }
-
-// rollback gives up the open transaction.
-func (e *Engine) rollback() {
-	if e.tx != nil {
-		_ = e.tx.Rollback()
-		e.tx = nil
-	}
-}
 
 // flush makes changes durable, and counts.
 func (e *Engine) flush(write func() error) error {
@@ -159,113 +90,206 @@ func (e *Engine) flush(write func() error) error {
 	return e.commit(write)
 }
 
-// journalize makes an entry durable in the journal.
-func (e *Engine) journalize(entry []byte, now time.Time) error {
-	if err := e.flush(func() error { return e.journal.add(entry, e.syncData) }); err != nil {
-		e.journal.spent = true
-		return err
-	}
-	if !e.unmerged() {
-		e.mergeAt = now.Add(mergeTime)
-		e.behind.Store(true)
-	}
-	return nil
-}
-
-// merge commits the open transaction, so that the journal begins anew. The last one
-// leaves none.
-func (e *Engine) merge(last bool) error {
-	tx := e.tx
-	var salt []byte
-	meta := tx.Bucket(bucketMeta)
-	var err error
-	switch {
-	case e.journal == nil:
-	case last:
-		err = meta.Delete(keyJournal)
-	default:
-		salt = newSalt()
-		err = meta.Put(keyJournal, salt)
-	}
-	if err == nil {
-		tx.DB().NoFreelistSync = tx.DB().Stats().FreePageN > e.maxFreeList
-		err = e.flush(tx.Commit)
-	}
-	e.rollback() // it may have ended already
-	if err != nil {
-		return err
-	}
-	e.merged()
-	if salt != nil {
-		e.journal.restart(salt)
-	}
-	return nil
-}
-
-// merged notes that the database has all changes.
-func (e *Engine) merged() {
+// rotate makes the young generation the old one, and has it merged. There must be no old one.
+func (e *Engine) rotate() {
+	e.old, e.young = e.young, newGeneration(e.young.number+1)
+	e.journals.next()
 	e.mergeAt = time.Time{}
-	e.behind.Store(false)
+	e.startMerge()
 }
 
-// recover has the database make up for what is in the journal alone, after a crash.
-func (e *Engine) recover(db *bbolt.DB) error {
-	var salt []byte
-	err := db.View(func(tx *bbolt.Tx) error {
-		salt = bytes.Clone(tx.Bucket(bucketMeta).Get(keyJournal))
+// startMerge has the old generation merged aside.
+func (e *Engine) startMerge() {
+	db, old, next, before := e.db, e.old, e.journals.salt, e.beforeMerge
+	e.merging = true
+	go func() {
+		before()
+		e.merges <- e.mergeInto(db, &next, old)
+	}()
+}
+
+// endMerge takes note of a merge that was made aside.
+func (e *Engine) endMerge(m merge) error {
+	e.merging = false
+	if m.err == nil {
+		e.old = nil
+		e.merged(m)
 		return nil
-	})
-	if err != nil || salt == nil {
+	}
+	e.mergeAt = time.Now().Add(calmTime)
+	return m.err
+}
+
+// awaitMerge waits for the merge that is under way, if there is one.
+func (e *Engine) awaitMerge() error {
+	if !e.merging {
+		return nil
+	}
+	return e.endMerge(<-e.merges)
+}
+
+// drain has the old generation merged, if there is one.
+func (e *Engine) drain() error {
+	if err := e.awaitMerge(); err != nil || e.old == nil {
 		return err
 	}
-	j, err := openJournal(e.folder, false)
-	switch {
-	case err != nil:
+	e.startMerge()
+	return e.awaitMerge()
+}
+
+// mergeAll stores all generations, in the young one of which are changes that are in no
+// journal, so that the journals begin anew. The last one leaves none.
+func (e *Engine) mergeAll(last bool) error {
+	if err := e.awaitMerge(); err != nil && !isFull(err) {
 		return err
-	case j == nil:
-		return &damageError{"its journal is missing, which has the messages that were accepted last"}
 	}
-	if err = j.load(salt); err == nil && len(j.image) > 0 {
-		if err = redo(db, j); isFull(err) {
-			_ = os.Remove(filepath.Join(e.folder, reserveFile))
-			err = redo(db, j)
+	var next *salt
+	if e.journals != nil {
+		e.journals.spent = true // until there is a salt again that is known
+		if !last {
+			s := newSalt()
+			next = &s
 		}
 	}
-	if err != nil {
-		j.close()
-		return fmt.Errorf("storing what is in the journal: %w", err)
+	all := []*generation{e.young}
+	if e.old != nil {
+		all = []*generation{e.old, e.young}
 	}
-	e.journal = j
+	m := e.mergeInto(e.db, next, all...)
+	if m.err != nil {
+		if next != nil {
+			e.journals.tried = next
+		}
+		return m.err
+	}
+	e.old, e.young = nil, newGeneration(e.young.number+1)
+	if next != nil {
+		e.journals.restart(*next)
+	}
+	e.merged(m)
 	return nil
 }
 
-// redo makes the changes of a journal. The next merge is the first thing that is done
-// after that, so that they are never made once more on top of others.
-func redo(db *bbolt.DB, j *journal) error {
-	return db.Update(func(tx *bbolt.Tx) error {
-		b := bucketsOf(tx)
-		for changes := range j.entries() {
-			if err := b.redo(changes); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// mergeLast leaves nothing in the journal, before the database is closed.
-func (e *Engine) mergeLast() {
-	if e.db == nil || e.journal == nil {
+// noticeMade looks whether a merge was made that failed at its very end. What was to be
+// stored with it is in the database then, too, and not in the generations.
+func (e *Engine) noticeMade(tx *bbolt.Tx) {
+	j := e.journals
+	if j == nil || j.tried == nil {
 		return
 	}
-	err := shield(func() error {
-		if _, err := e.begin(); err != nil {
-			return err
+	if bytes.Equal(tx.Bucket(bucketMeta).Get(keyJournal), j.tried[:]) {
+		m := merge{number: e.young.number, used: inUse(tx) + number(tx.Bucket(bucketIndex).Get(keyFiles))}
+		e.old, e.young = nil, newGeneration(e.young.number+1)
+		e.merged(m)
+	}
+	j.tried = nil
+}
+
+// merged notes what the database has.
+func (e *Engine) merged(m merge) {
+	e.used.Store(m.used + e.young.grown)
+	clear(e.floors)
+	e.behind.Store(e.young.filled)
+	switch {
+	case !e.young.filled:
+		e.mergeAt = time.Time{}
+	case e.mergeAt.IsZero():
+		e.mergeAt = time.Now()
+	}
+	waiting := e.readers[:0]
+	for _, o := range e.readers {
+		if o.until > m.number {
+			waiting = append(waiting, o)
+			continue
 		}
-		return e.merge(true)
-	})
+		o.finish(nil)
+	}
+	e.readers = waiting
+}
+
+// mergeFailed decides what comes after a merge that could not be made aside. The changes
+// are in the journals still.
+func (e *Engine) mergeFailed(err error, now time.Time) {
+	switch {
+	case !isFull(err):
+		e.fail(nil, err, now)
+		e.reopen(err)
+	case e.reserved:
+		e.noteFull()
+		e.dropReserve(now)
+		e.startMerge()
+	default:
+		e.refuseReaders(fullError(err))
+	}
+}
+
+// await lets a reader wait until the database has all changes until now.
+func (e *Engine) await(o *op) {
+	switch {
+	case e.young.filled:
+		o.until = e.young.number
+	case e.old != nil:
+		o.until = e.old.number
+	default:
+		o.finish(nil)
+		return
+	}
+	e.readers = append(e.readers, o)
+}
+
+func (e *Engine) refuseReaders(err error) {
+	for _, o := range e.readers {
+		o.finish(err)
+	}
+	e.readers = nil
+}
+
+// tend begins a merge if it is time for that, or somebody reads.
+func (e *Engine) tend(now time.Time) {
+	late := !e.mergeAt.IsZero() && !now.Before(e.mergeAt)
+	switch {
+	case e.db == nil || e.merging || e.journals == nil || e.journals.spent:
+	case e.old != nil && (late || len(e.readers) > 0):
+		e.mergeAt = time.Time{}
+		e.startMerge()
+	case e.old == nil && e.young.filled && (late || len(e.readers) > 0):
+		e.rotate()
+	}
+}
+
+// look has f read a transaction that is not going to be committed, with all changes.
+func (e *Engine) look(f func(*bbolt.Tx) error) (err, ferr error) {
+	if err := e.awaitMerge(); err != nil && !isFull(err) {
+		return err, nil
+	}
+	tx, err := e.db.Begin(true)
 	if err != nil {
-		e.rollback()
-		e.log().Warn("what is in the journal of the outbox stays there until it is opened again", "error", err)
+		return err, nil
+	}
+	e.noticeMade(tx)
+	if e.old != nil {
+		err = e.old.apply(tx)
+	}
+	if err == nil {
+		err = e.young.apply(tx)
+	}
+	if err == nil {
+		ferr = f(tx)
+	}
+	return errors.Join(err, tx.Rollback()), ferr
+}
+
+// mergeLast leaves nothing in the journals, before the database is closed.
+func (e *Engine) mergeLast() {
+	if err := e.awaitMerge(); err != nil && !isFull(err) {
+		e.mergeFailed(err, time.Now())
+	}
+	if e.db == nil || e.journals == nil {
+		e.refuseReaders(errClosed)
+		return
+	}
+	if err := e.mergeAll(true); err != nil {
+		e.refuseReaders(errClosed)
+		e.log().Warn("what is in the journals of the outbox stays there until it is opened again", "error", err)
 	}
 }

@@ -117,7 +117,7 @@ func (e *Engine) openDatabase(make bool) error {
 		err = e.syncFolder(e.folder)
 	}
 	if err == nil {
-		err = e.journal.reopen(e.folder)
+		err = e.journals.reopen(e.folder)
 	}
 	if err == nil {
 		info, err = f.Stat()
@@ -152,12 +152,13 @@ func (e *Engine) prepare(db *bbolt.DB) error {
 	case err != nil:
 		return err
 	case found == format:
-		if e.journal == nil {
+		if e.journals == nil { // else what they have is in memory
 			if err := e.recover(db); err != nil {
 				return err
 			}
 		}
 		return db.View(func(tx *bbolt.Tx) (err error) {
+			e.used.Store(inUse(tx) + number(tx.Bucket(bucketIndex).Get(keyFiles)) + e.young.grown)
 			e.needless, err = e.checkKeys(tx)
 			return err
 		})

@@ -310,9 +310,6 @@ func TestFreeList(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, Options{})
 	b.close()
-	if err := os.Remove(filepath.Join(b.folder, journalFile)); err != nil {
-		t.Fatal(err)
-	}
 	p := &plug{}
 	var err error
 	b.e, err = open(b.folder, Options{Sealer: sealer()}, func(e *Engine) {

@@ -121,6 +121,12 @@ func writeOutbox(t *testing.T, folder string, loose bool, acknowledge func(...an
 			return outbox.Outcome{Verdict: outbox.Dead} // contents stay
 		}}))
 	}()
+	go func() { // has the journals take turns all the time
+		for {
+			_, err := e.Stats(context.Background())
+			must(err)
+		}
+	}()
 	acknowledge("open")
 	for n := 0; ; n++ {
 		id := mailer.NewID()

@@ -2,11 +2,13 @@ package bolt
 
 import (
 	"sync"
+
+	bbolt "go.etcd.io/bbolt"
 )
 
 // op is a change that waits to be stored.
 type op struct {
-	// apply makes the change, or says why it makes none. It may be called again where
+	// apply, if set, makes the change, or says why it makes none. It may be called again where
 	// the transaction failed.
 	apply func(*batch) error
 	// arrive, if set, is called once before, even where nothing can be stored. It reports
@@ -16,6 +18,12 @@ type op struct {
 	accept bool
 	// keep marks what is tried until it is stored.
 	keep bool
+	// reader marks what ends when the database has all changes until then: those of
+	// the generation until.
+	reader bool
+	until  int
+	// look reads all changes without that, and without making any.
+	look func(*bbolt.Tx) error
 	id   string // of the message, with accept
 	size int    // octets in memory
 	err  error
@@ -28,10 +36,10 @@ func (o *op) finish(err error) {
 	}
 }
 
-// A transaction takes so much, or more where one op alone is.
+// A batch takes so much, or more where one op alone is.
 const (
 	maxBatch      = 1024
-	maxBatchBytes = 16 << 20
+	maxBatchBytes = journalSize / 4
 )
 
 // queue is where changes wait for the goroutine that commits.
@@ -77,7 +85,7 @@ func (q *queue) isClosed() bool {
 	return q.closed
 }
 
-// take returns what goes into one transaction, and whether it was the last.
+// take returns what goes into one batch, and whether it was the last.
 func (q *queue) take() (ops []*op, last bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -104,3 +112,5 @@ func (e *Engine) do(o *op) error {
 	}
 	return <-o.done
 }
+
+func (o *op) isReader() bool { return o.reader }

@@ -50,7 +50,7 @@ func (e *Engine) Run(ctx context.Context, h outbox.Handler) error {
 // start has messages handed out from now on.
 func (b *batch) start() error {
 	for _, s := range []outbox.State{outbox.StateQueued, outbox.StateScheduled} {
-		for tenant := range countedTenants(b.index, s) {
+		for tenant := range countedTenants(b.index.Cursor(nil), s) {
 			b.touch(b.lane(tenant))
 		}
 	}

@@ -1,7 +1,6 @@
 package bolt
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +11,9 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
 
-// reserveSize is the room that is kept for outcomes on a full disk.
-const reserveSize = 4 << 20
+// reserveSize is the room that is kept for outcomes on a full disk: enough to merge what both
+// journals have.
+const reserveSize = 2 * journalSize
 
 // inUse is what the database takes without its free pages.
 func inUse(tx *bbolt.Tx) int64 {
@@ -65,8 +65,8 @@ func (b *batch) spare(over int64) (freed int64) {
 		return 0
 	}
 	var ids []string
-	c, n := b.index.Cursor(), 0
-	for k, _ := c.Seek(forgetPrefix()); bytes.HasPrefix(k, forgetPrefix()) && n < maxSpare && freed < over; k, _ = c.Next() {
+	c, n := b.index.Cursor(forgetPrefix()), 0
+	for k, _ := c.Seek(forgetPrefix()); k != nil && n < maxSpare && freed < over; k, _ = c.Next() {
 		n++
 		_, id, ok := timed(k[1:])
 		if !ok {
@@ -121,15 +121,18 @@ func (e *Engine) full() error {
 	return fmt.Errorf("%w: it may take %d octets; give it more or look why messages wait", outbox.ErrFull, e.options.MaxBytes)
 }
 
-// makeReady makes the reserve and the journal, where they are missing and there is room.
+// makeReady makes the reserve and the journals, where they are missing and there is room.
 func (e *Engine) makeReady() {
 	e.reserved = e.makeReserve() == nil
-	if e.reserved && e.journal == nil && !e.unjournaled {
-		var err error
-		if e.journal, err = openJournal(e.folder, true); err != nil {
-			e.log().Warn("the outbox has no journal, without which it is slow", "error", err)
-		}
+	if !e.reserved || e.journals != nil || e.unjournaled {
+		return
 	}
+	j, err := openJournals(e.folder, int(min(journalSize, e.options.MaxBytes/8)))
+	if err != nil {
+		e.log().Warn("the outbox has no journal, without which it is slow", "error", err)
+		return
+	}
+	e.journals = j
 }
 
 // makeReserve writes a file that can be given up for outcomes.

@@ -211,7 +211,7 @@ func (e *Engine) queueEmpty() bool {
 // acknowledged by then, and is sound.
 func TestCrashAnyMoment(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, Options{})
+	b := newBench(t, Options{MaxBytes: 8 << 20}) // the journals take turns
 	var mu sync.Mutex
 	acknowledged := map[string]string{}
 	var copies []string
