@@ -2,6 +2,7 @@ package listener
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -22,7 +23,7 @@ var errTooMuch = errors.New("far too large")
 // the message passes.
 type dotReader struct {
 	in   *bufio.Reader
-	rest []byte // of a line
+	rest []byte // of what lies in the buffer of in
 	// begin is set where a line begins, and cr behind a CR.
 	begin, cr bool
 	left      int64 // octets until it is far too large
@@ -30,53 +31,77 @@ type dotReader struct {
 }
 
 func (d *dotReader) Read(p []byte) (n int, err error) {
-	for n < len(p) {
-		if len(d.rest) == 0 && !d.fill() {
-			break
-		}
-		k := copy(p[n:], d.rest)
-		n, d.rest = n+k, d.rest[k:]
+	if len(d.rest) == 0 && !d.fill() {
+		return 0, d.err
 	}
-	if n > 0 {
-		return n, nil
-	}
-	return 0, d.err
+	n = copy(p, d.rest)
+	d.rest = d.rest[n:]
+	return n, nil
 }
 
-// fill gets the next line, or a part of one that is long.
+// fill takes what has come, up to the next line that begins with a dot.
 func (d *dotReader) fill() bool {
-	for d.err == nil {
-		part, err := d.in.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF):
-			d.err = io.ErrUnexpectedEOF
-			return false
-		case err != nil:
-			d.err = err
-			return false
-		}
-		if d.left -= int64(len(part)); d.left < 0 {
-			d.err = errTooMuch
-			return false
-		}
-		begin := d.begin
-		n := len(part)
-		lf := part[n-1] == '\n'
-		d.begin = lf && (n > 1 && part[n-2] == '\r' || n == 1 && d.cr)
-		d.cr = part[n-1] == '\r'
-		if begin && part[0] == '.' {
-			if string(part) == ".\r\n" {
-				d.err = io.EOF
-				return false
-			}
-			part = part[1:]
-		}
-		if d.rest = part; len(part) > 0 {
-			return true
+	part := d.peek(1)
+	if d.err == nil && d.begin && part[0] == '.' {
+		d.dot()
+		d.peek(1)
+	}
+	if d.err != nil {
+		return false
+	}
+	part = d.peek(d.in.Buffered())
+	n := len(part)
+	if d.cr && n > 1 && part[0] == '\n' && part[1] == '.' {
+		n = 1
+	} else if i := bytes.Index(part, crlfDot); i >= 0 {
+		n = i + len("\r\n")
+	}
+	last := part[n-1]
+	d.begin = last == '\n' && (n > 1 && part[n-2] == '\r' || n == 1 && d.cr)
+	d.cr = last == '\r'
+	d.rest = part[:n]
+	return d.take(n)
+}
+
+var crlfDot = []byte("\r\n.")
+
+// dot takes the dot that a line begins with: it hides another one, or ends the content.
+func (d *dotReader) dot() {
+	if d.peek(2); d.err != nil {
+		return
+	}
+	n := len(".")
+	if next := d.peek(2); next[1] == '\r' {
+		if next = d.peek(3); d.err == nil && next[2] == '\n' {
+			n = len(".\r\n")
 		}
 	}
-	return false
+	if d.err == nil && d.take(n) && n > 1 {
+		d.err = io.EOF
+	}
+	d.begin = false
+}
+
+// peek waits for so many octets and returns them.
+func (d *dotReader) peek(n int) []byte {
+	if d.err != nil {
+		return nil
+	}
+	part, err := d.in.Peek(n)
+	if d.err = err; errors.Is(err, io.EOF) {
+		d.err = io.ErrUnexpectedEOF
+	}
+	return part
+}
+
+// take counts octets that were peeked at. They stay valid until the next peek.
+func (d *dotReader) take(n int) bool {
+	if d.left -= int64(n); d.left < 0 {
+		d.rest, d.err = nil, errTooMuch
+		return false
+	}
+	_, _ = d.in.Discard(n)
+	return true
 }
 
 // Data takes the content of a message. It does not read from go-smtp's reader, which

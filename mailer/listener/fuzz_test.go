@@ -1,9 +1,11 @@
 package listener
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -129,4 +131,63 @@ func (r *replies) count(begin string) int { return strings.Count("\n"+r.String()
 func (r *replies) last() string {
 	lines := strings.Split(strings.TrimSuffix(r.String(), "\r\n"), "\r\n")
 	return lines[len(lines)-1]
+}
+
+// FuzzDots compares what is read of a content with what one octet after the other says,
+// however the content comes in pieces.
+func FuzzDots(f *testing.F) {
+	for _, s := range []string{"a\r\n.\r\n", "..\r\n.\r\nx", ".a\r\n\r\n.\r\n", "a\n.\r\n.\r\n", ".\ra\r\n.\r\n", "\r\r\n..\r.\r\n\n.\r\n.\r\n.\r\n", "\r\n.\n.\r\n", "x\r"} {
+		for _, pieces := range [][]byte{{1}, {2, 1}, {3, 5}, {200}} {
+			f.Add([]byte(s), pieces)
+		}
+	}
+	f.Fuzz(func(t *testing.T, said, sizes []byte) {
+		var want []byte
+		behind, line := -1, 0 // behind the end, and where the line at hand begins
+		for i, c := range said {
+			switch {
+			case bytes.HasPrefix(said[line:], []byte(".\r\n")):
+				behind = line + 3
+			case i == line && c == '.':
+			default:
+				want = append(want, c)
+			}
+			if behind >= 0 {
+				break
+			}
+			if i > 0 && c == '\n' && said[i-1] == '\r' {
+				line = i + 1
+			}
+		}
+		in := bufio.NewReaderSize(&chopped{text: said, sizes: sizes}, 16)
+		d := &dotReader{in: in, begin: true, left: 1 << 20}
+		got, err := io.ReadAll(d)
+		rest, _ := io.ReadAll(in)
+		switch {
+		case behind < 0 && !errors.Is(err, io.ErrUnexpectedEOF), behind >= 0 && err != nil:
+			t.Errorf("%q: %v", said, err)
+		case behind < 0 && !bytes.HasPrefix(want, got), behind >= 0 && (!bytes.Equal(got, want) || string(rest) != string(said[behind:])):
+			t.Errorf("%q: got %q and then %q, want %q", said, got, rest, want)
+		}
+	})
+}
+
+// chopped yields a text in pieces of given sizes, again and again.
+type chopped struct {
+	text, sizes []byte
+	next        int
+}
+
+func (c *chopped) Read(p []byte) (int, error) {
+	if len(c.text) == 0 {
+		return 0, io.EOF
+	}
+	n := 1
+	if len(c.sizes) > 0 {
+		n = max(1, int(c.sizes[c.next%len(c.sizes)]))
+		c.next++
+	}
+	n = copy(p[:min(n, len(p))], c.text)
+	c.text = c.text[n:]
+	return n, nil
 }
