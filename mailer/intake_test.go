@@ -487,7 +487,7 @@ func BenchmarkIntake(b *testing.B) {
 	for _, size := range []struct {
 		name   string
 		octets int
-	}{{"1KiB", 1 << 10}, {"10MiB", 10 << 20}} {
+	}{{"1KiB", 1 << 10}, {"100KiB", 100 << 10}, {"10MiB", 10 << 20}} {
 		line := strings.Repeat("QUJDRA/+", 9) + "QUJD\r\n"
 		raw := []byte(whole + "Content-Transfer-Encoding: base64\r\nMIME-Version: 1.0\r\n\r\n" + strings.Repeat(line, size.octets/len(line)))
 		run := func(name string, f func(r io.Reader) error) {

@@ -56,14 +56,21 @@ func (s *Spool) reserve(n int64) error {
 	return nil
 }
 
-var spoolChunks = sync.Pool{New: func() any { return new([spoolChunk]byte) }}
+var (
+	spoolChunks = sync.Pool{New: func() any { return new([spoolChunk]byte) }}
+	spoolStarts = sync.Pool{New: func() any { return new([spoolStart]byte) }}
+)
 
 func newSpoolChunk() []byte { return spoolChunks.Get().(*[spoolChunk]byte)[:0] }
 
-// freeSpoolChunk takes a chunk back. What is none, it leaves alone.
+// freeSpoolChunk takes a chunk back, or what a text took at first. What is neither, it
+// leaves alone.
 func freeSpoolChunk(b []byte) {
-	if cap(b) == spoolChunk {
+	switch cap(b) {
+	case spoolChunk:
 		spoolChunks.Put((*[spoolChunk]byte)(b[:spoolChunk]))
+	case spoolStart:
+		spoolStarts.Put((*[spoolStart]byte)(b[:spoolStart]))
 	}
 }
 
@@ -105,10 +112,12 @@ func (t *spooled) Write(p []byte) (int, error) {
 func (t *spooled) grow() error {
 	switch {
 	case t.last == nil:
-		t.last = make([]byte, 0, spoolStart)
+		t.last = spoolStarts.Get().(*[spoolStart]byte)[:0]
 		return nil
 	case cap(t.last) < spoolChunk:
-		t.last = append(newSpoolChunk(), t.last...)
+		start := t.last
+		t.last = append(newSpoolChunk(), start...)
+		freeSpoolChunk(start)
 		return nil
 	}
 	return t.flush()
