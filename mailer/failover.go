@@ -74,7 +74,7 @@ func (m *Mailer) failover(t *Tenant, s Submission) *Tenant {
 		return nil
 	}
 	other, ok := m.Lookup(t.Failover)
-	if !ok || other.Deliver.Astray() || other.mayUse(s) != nil {
+	if !ok || other.Deliver.Astray() || other.mayUse(&s) != nil {
 		return nil
 	}
 	return other

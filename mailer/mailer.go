@@ -48,7 +48,8 @@ type Outbox interface {
 // as long as no content was written.
 func (m *Mailer) Send(ctx context.Context, s Submission) (Receipt, error) {
 	begin := time.Now()
-	if e := m.admit(s); e != nil {
+	t, e := m.admit(&s)
+	if e != nil {
 		return Receipt{}, m.failed(s, e, begin)
 	}
 	if m.Outbox != nil {
@@ -59,10 +60,11 @@ func (m *Mailer) Send(ctx context.Context, s Submission) (Receipt, error) {
 		ctx, cancel = context.WithTimeout(ctx, s.Options.Wait)
 		defer cancel()
 	}
-	r, err := m.Deliver(ctx, s)
+	r, err := m.submit(ctx, t, s)
 	if err != nil {
 		return Receipt{}, m.failed(s, asError(err), begin)
 	}
+	r.ID, r.MessageID = s.ID, s.MessageID
 	if m.Hooks.Sent != nil {
 		m.Hooks.Sent(s, r, time.Since(begin))
 	}
@@ -72,7 +74,7 @@ func (m *Mailer) Send(ctx context.Context, s Submission) (Receipt, error) {
 // Check reports why Send would not accept a submission, without the outbox or a mail
 // server being asked, and without the hooks being told. The error is an [*Error].
 func (m *Mailer) Check(s Submission) error {
-	if e := m.admit(s); e != nil {
+	if _, e := m.admit(&s); e != nil {
 		return e
 	}
 	return nil
@@ -85,16 +87,16 @@ func (m *Mailer) failed(s Submission, e *Error, begin time.Time) *Error {
 	return e
 }
 
-// admit reports why a submission is not accepted.
-func (m *Mailer) admit(s Submission) *Error {
+// admit returns the tenant of a submission, or reports why that is not accepted.
+func (m *Mailer) admit(s *Submission) (*Tenant, *Error) {
 	if e := s.check(m.Outbox != nil); e != nil {
-		return e
+		return nil, e
 	}
 	t, e := m.tenant(s.Tenant)
 	if e != nil {
-		return e
+		return nil, e
 	}
-	return t.mayUse(s)
+	return t, t.mayUse(s)
 }
 
 func (m *Mailer) tenant(name string) (*Tenant, *Error) {
@@ -122,10 +124,10 @@ func (m *Mailer) tenant(name string) (*Tenant, *Error) {
 func (m *Mailer) Deliver(ctx context.Context, s Submission) (Receipt, error) {
 	t, e := m.tenant(s.Tenant)
 	if e == nil {
-		e = t.mayUse(s)
+		e = t.mayUse(&s)
 	}
 	if e == nil {
-		e = checkSendable(s.Envelope, s.Content, s.Options)
+		e = checkSendable(&s.Envelope, s.Content, &s.Options)
 	}
 	if e != nil {
 		return Receipt{}, e
@@ -140,7 +142,7 @@ func (m *Mailer) Deliver(ctx context.Context, s Submission) (Receipt, error) {
 
 // check reports what is missing from a submission, or wanted of it that only
 // an outbox can do.
-func (s Submission) check(outbox bool) *Error {
+func (s *Submission) check(outbox bool) *Error {
 	bad := func(code, field, what string) *Error {
 		return &Error{Stage: StageAccept, Kind: KindInvalid, Code: code, Field: field, Err: errors.New(what)}
 	}
@@ -152,12 +154,12 @@ func (s Submission) check(outbox bool) *Error {
 	case !outbox && (s.Options.Async || !s.Options.At.IsZero()):
 		return bad("outbox_required", "", "sending later needs an outbox")
 	}
-	return checkSendable(s.Envelope, s.Content, s.Options)
+	return checkSendable(&s.Envelope, s.Content, &s.Options)
 }
 
 // mayUse applies the sender rules to the address people see and to the one
 // servers see, and the rules for recipients to all of them.
-func (t *Tenant) mayUse(s Submission) *Error {
+func (t *Tenant) mayUse(s *Submission) *Error {
 	for _, a := range []Address{s.From, s.Envelope.From} {
 		if !t.Senders.Allows(a) {
 			return &Error{

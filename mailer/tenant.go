@@ -47,7 +47,7 @@ type Tenant struct {
 // A pooled connection that turns out dead before the content is replaced,
 // once.
 func (t *Tenant) Submit(ctx context.Context, env Envelope, content Content, o Options) (Receipt, error) {
-	if e := checkSendable(env, content, o); e != nil {
+	if e := checkSendable(&env, content, &o); e != nil {
 		return Receipt{}, e
 	}
 	return t.submitChecked(ctx, env, content, o, nil)
@@ -171,7 +171,7 @@ func wasDead(c *Conn, e *Error) bool {
 	return false
 }
 
-func checkSendable(env Envelope, content Content, o Options) *Error {
+func checkSendable(env *Envelope, content Content, o *Options) *Error {
 	bad := func(code, field, what string) *Error {
 		return &Error{Stage: StageAccept, Kind: KindInvalid, Code: code, Field: field, Err: errors.New(what)}
 	}
@@ -198,5 +198,6 @@ func checkSendable(env Envelope, content Content, o Options) *Error {
 }
 
 func fitsPath(a Address) bool {
-	return a.specFault() == "" && !strings.ContainsFunc(a.Mailbox(), func(r rune) bool { return r <= ' ' || r == 0x7f })
+	bad := func(r rune) bool { return r <= ' ' || r == 0x7f }
+	return a.specFault() == "" && !strings.ContainsFunc(a.Local, bad) && !strings.ContainsFunc(a.Domain, bad)
 }
