@@ -265,6 +265,6 @@ func (c *Conn) saslClient(ctx context.Context, a Authenticator) (sasl.Client, *E
 		e = &Error{Stage: StageAuth, Kind: KindConfig, Err: err}
 	}
 	named := *e // the authenticator's own
-	named.Server = c.server.addr()
+	named.Server = c.addr
 	return nil, &named
 }

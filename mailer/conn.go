@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -52,6 +51,7 @@ const (
 // time.
 type Conn struct {
 	server   Server // not the tenant's: that would keep its configuration alive
+	addr     string // the server's
 	timeouts Timeouts
 	raw      net.Conn // closing it breaks off whatever is under way
 	nc       net.Conn // raw, or TLS over it
@@ -63,6 +63,9 @@ type Conn struct {
 	cork   *cork  // between nc and raw; nil without TLS
 	out    gather // what is to be said next
 	writer patientWriter
+	hangUp func() // closes raw
+	// When reading and writing end, unless another time is set.
+	hearBy, sayBy deadline
 
 	broken bool // not to be used any more
 	// leaving: the server has said good-bye. What it says yet may be heard.
@@ -104,7 +107,8 @@ func (c *Conn) do(ctx context.Context, stage Stage, d time.Duration, step func()
 	if c.broken {
 		return c.lost(stage, net.ErrClosed)
 	}
-	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
+	stop := context.AfterFunc(ctx, c.hangUp)
+	c.hearBy, c.sayBy = 0, 0
 	err := c.nc.SetDeadline(time.Now().Add(d))
 	if err == nil {
 		err = step()
@@ -124,7 +128,7 @@ func (c *Conn) do(ctx context.Context, stage Stage, d time.Duration, step func()
 // lost makes the error of a connection that is of no more use.
 func (c *Conn) lost(stage Stage, err error) *Error {
 	c.broken = true
-	return &Error{Stage: stage, Kind: KindTemporary, Server: c.server.addr(), Err: err}
+	return &Error{Stage: stage, Kind: KindTemporary, Server: c.addr, Err: err}
 }
 
 // command sends one line and reads the reply. Refusals are errors; replies of
@@ -169,7 +173,7 @@ func (c *Conn) refused(stage Stage, r Reply) *Error {
 		c.leaving = true
 	}
 	kind, after := classify(stage, r)
-	return &Error{Stage: stage, Kind: kind, Server: c.server.addr(), Reply: r, RetryAfter: after}
+	return &Error{Stage: stage, Kind: kind, Server: c.addr, Reply: r, RetryAfter: after}
 }
 
 // saysGoodbye reports whether a server closes the connection after a reply.
@@ -219,26 +223,12 @@ func (c *Conn) hello(ctx context.Context) *Error {
 	})
 }
 
-func (c *Conn) offers(keyword string) bool {
-	_, ok := c.offered.of(keyword)
-	return ok
-}
-
-// maxSize is the largest message that the server takes, or 0 where it does not
-// say (RFC 1870, section 3).
-func (c *Conn) maxSize() int64 {
-	size, _ := c.offered.of("SIZE")
-	n, err := strconv.ParseInt(strings.TrimSpace(size), 10, 64)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return n
-}
+func (c *Conn) offers(keyword string) bool { return c.offered.all().has(keyword) }
 
 // mechanisms are the SASL mechanisms offered, without what is no mechanism's
 // name (RFC 4422, section 3.1), since errors list them.
 func (c *Conn) mechanisms() []string {
-	auth, _ := c.offered.of("AUTH")
+	auth, _ := c.offered.all().of("AUTH")
 	list := strings.Fields(strings.ToUpper(auth))
 	list = slices.DeleteFunc(list, func(s string) bool {
 		return len(s) > 20 || strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != ""

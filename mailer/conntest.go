@@ -108,7 +108,7 @@ func (s Server) try(ctx context.Context, a Authenticator, from Address) *Error {
 // fromParams checks a sender and returns the parameters of MAIL that it needs.
 func (c *Conn) fromParams(from Address) (string, *Error) {
 	bad := func(code, what string) *Error {
-		return &Error{Stage: StageMail, Kind: KindInvalid, Code: code, Field: "from", Server: c.server.addr(), Err: errors.New(what)}
+		return &Error{Stage: StageMail, Kind: KindInvalid, Code: code, Field: "from", Server: c.addr, Err: errors.New(what)}
 	}
 	switch {
 	case !fitsPath(from):
@@ -129,7 +129,7 @@ func (s Server) explainSilence(ctx context.Context, e *Error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, testLookTLS)
 	defer cancel()
-	c := &Conn{server: s, timeouts: s.Timeouts}
+	c := &Conn{server: s, addr: s.addr(), timeouts: s.Timeouts}
 	if c.dial(ctx) != nil {
 		return
 	}

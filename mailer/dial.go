@@ -47,7 +47,7 @@ func (s *Server) open(ctx context.Context) (*Conn, *Error) {
 	if e := s.check(); e != nil {
 		return nil, e
 	}
-	c := &Conn{server: *s, timeouts: s.Timeouts.withDefaults()}
+	c := &Conn{server: *s, addr: s.addr(), timeouts: s.Timeouts.withDefaults()}
 	if e := c.dial(ctx); e != nil {
 		return nil, e
 	}
@@ -94,7 +94,7 @@ func (c *Conn) dial(ctx context.Context) *Error {
 // dialAny looks the server up and tries its addresses one after the other.
 func (c *Conn) dialAny(ctx context.Context) *Error {
 	fail := func(err error) *Error {
-		e := &Error{Stage: StageConnect, Kind: KindTemporary, Server: c.server.addr(), Err: err}
+		e := &Error{Stage: StageConnect, Kind: KindTemporary, Server: c.addr, Err: err}
 		if r, ok := errors.AsType[addressError](err); ok {
 			e.Kind, e.Code, e.Err = KindConfig, "address_refused", r.error
 		} else if p, ok := errors.AsType[*ProxyError](err); ok {
@@ -106,7 +106,7 @@ func (c *Conn) dialAny(ctx context.Context) *Error {
 		}
 		return e
 	}
-	addrs := []string{c.server.addr()}
+	addrs := []string{c.addr}
 	if c.server.Security == Plaintext {
 		var err error
 		if addrs, err = c.server.nearAddrs(ctx); err != nil {
@@ -114,7 +114,7 @@ func (c *Conn) dialAny(ctx context.Context) *Error {
 		}
 		if len(addrs) == 0 {
 			return &Error{
-				Stage: StageConnect, Kind: KindConfig, Server: c.server.addr(),
+				Stage: StageConnect, Kind: KindConfig, Server: c.addr,
 				Err: errors.New("plaintext to an address that is neither loopback nor private"),
 			}
 		}
@@ -130,6 +130,7 @@ func (c *Conn) dialAny(ctx context.Context) *Error {
 	var err error
 	for _, a := range addrs {
 		if c.raw, err = dial(ctx, "tcp", a); err == nil {
+			c.hangUp = func() { c.raw.Close() }
 			c.use(c.raw)
 			return nil
 		}

@@ -34,8 +34,8 @@ func TestIdleConnections(t *testing.T) {
 		if c.r.buf != nil || c.out.buf != nil || c.cork.buf != nil {
 			t.Error("an idle connection has a buffer")
 		}
-		if !c.offers("PIPELINING") || c.offers("CHUNKING") || c.maxSize() == 0 {
-			t.Errorf("offered %q", c.offered.lines.Value())
+		if !c.offers("PIPELINING") || c.offers("CHUNKING") || c.offered.all().maxSize == 0 {
+			t.Errorf("offered %q", c.offered.all().lines)
 		}
 	}
 	if conns[0].offered != conns[1].offered {

@@ -25,7 +25,6 @@ const singleMost = 256 << 10
 type transaction struct {
 	c *Conn
 	*outgoing
-	params string // of MAIL
 	notify string // of RCPT
 
 	// group has commands travel together (RFC 2920), and chunking the content by
@@ -44,20 +43,21 @@ type transaction struct {
 	first *Error // the first refusal
 	bye   *Error // the refusal with which the server said good-bye
 	last  int    // the command that it was said to
+
+	text contentWriter
 }
 
 // plan makes a transaction of a message. It says nothing yet.
 func (c *Conn) plan(m *outgoing) (*transaction, *Error) {
-	params, e := c.mailParams(m)
-	if e != nil {
+	o := c.offered.all()
+	if e := c.mailFault(m, &o); e != nil {
 		return nil, e
 	}
 	t := &transaction{
-		c: c, outgoing: m, params: params,
-		group: c.offers("PIPELINING"), chunking: c.offers("CHUNKING"),
+		c: c, outgoing: m, group: o.pipelining, chunking: o.chunking,
 		reset: c.dirty || c.doubtful, doubtful: c.doubtful,
 	}
-	if c.offers("DSN") {
+	if o.dsn {
 		t.notify = m.opts.DSN.param()
 	}
 	few := len(m.env.To)+2 <= groupMost
@@ -129,7 +129,8 @@ func (t *transaction) announce() {
 			out.string("MAIL FROM:<")
 			out.path(t.env.From)
 			out.string(">")
-			out.string(t.params)
+			o := t.c.offered.all()
+			out.mailParams(t.outgoing, &o)
 			out.string("\r\n")
 		}
 	}

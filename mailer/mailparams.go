@@ -1,53 +1,51 @@
 package mailer
 
-import (
-	"fmt"
-	"strconv"
-	"strings"
-)
+import "fmt"
 
-// mailParams checks a message against what the server offers and returns the
-// parameters of MAIL.
-func (c *Conn) mailParams(m *outgoing) (string, *Error) {
+// mailFault checks a message against what the server offers.
+func (c *Conn) mailFault(m *outgoing, o *offered) *Error {
 	fail := func(kind Kind, code, field, format string, args ...any) *Error {
-		return &Error{Stage: StageMail, Kind: kind, Code: code, Field: field, Server: c.server.addr(), Err: fmt.Errorf(format, args...)}
+		return &Error{Stage: StageMail, Kind: kind, Code: code, Field: field, Server: c.addr, Err: fmt.Errorf(format, args...)}
 	}
-	var b strings.Builder
-	size := m.content.Size()
-	if c.offers("SIZE") { // RFC 1870
-		if most := c.maxSize(); most > 0 && size > most {
-			return "", fail(KindRejected, "over_upstream_size", "", "message of %d octets is over the server's limit of %d", size, most)
-		}
-		b.WriteString(" SIZE=")
-		b.WriteString(strconv.FormatInt(size, 10))
+	if size := m.content.Size(); o.maxSize > 0 && size > o.maxSize { // RFC 1870
+		return fail(KindRejected, "over_upstream_size", "", "message of %d octets is over the server's limit of %d", size, o.maxSize)
 	}
-	if field := m.utf8Field(); field != "" { // RFC 6531
-		if !c.offers("SMTPUTF8") {
-			return "", fail(KindInvalid, "smtputf8_required", field, "address needs SMTPUTF8, which the server does not offer")
-		}
-		b.WriteString(" SMTPUTF8")
+	if field := m.utf8Field(); field != "" && !o.smtputf8 { // RFC 6531
+		return fail(KindInvalid, "smtputf8_required", field, "address needs SMTPUTF8, which the server does not offer")
 	}
-	if m.content.EightBit() { // RFC 6152
-		if !c.offers("8BITMIME") {
-			return "", fail(KindInvalid, "8bitmime_required", "", "message has octets above 127 and the server does not offer 8BITMIME")
-		}
-		b.WriteString(" BODY=8BITMIME")
+	if m.content.EightBit() && !o.eightBit { // RFC 6152
+		return fail(KindInvalid, "8bitmime_required", "", "message has octets above 127 and the server does not offer 8BITMIME")
 	}
-	if m.opts.RequireTLS { // RFC 8689
-		if !c.secure || !c.offers("REQUIRETLS") {
-			return "", fail(KindRejected, "requiretls_not_offered", "", "the message must not travel without TLS, and the server does not offer REQUIRETLS")
-		}
-		b.WriteString(" REQUIRETLS")
+	if m.opts.RequireTLS && (!c.secure || !o.requireTLS) { // RFC 8689
+		return fail(KindRejected, "requiretls_not_offered", "", "the message must not travel without TLS, and the server does not offer REQUIRETLS")
 	}
-	if c.offers("DSN") { // RFC 3461; without it nobody can be asked
-		if m.opts.DSN.Return != "" {
-			b.WriteString(" RET=" + string(m.opts.DSN.Return))
-		}
-		if m.opts.DSN.EnvelopeID != "" {
-			b.WriteString(" ENVID=" + xtext(m.opts.DSN.EnvelopeID))
-		}
+	return nil
+}
+
+// mailParams says the parameters of MAIL for a message that has passed [Conn.mailFault].
+func (g *gather) mailParams(m *outgoing, o *offered) {
+	if o.size {
+		g.string(" SIZE=")
+		g.number(m.content.Size())
 	}
-	return b.String(), nil
+	if m.utf8Field() != "" {
+		g.string(" SMTPUTF8")
+	}
+	if m.content.EightBit() {
+		g.string(" BODY=8BITMIME")
+	}
+	if m.opts.RequireTLS {
+		g.string(" REQUIRETLS")
+	}
+	if !o.dsn { // RFC 3461; without it nobody can be asked
+		return
+	}
+	if m.opts.DSN.Return != "" {
+		g.string(" RET=" + string(m.opts.DSN.Return))
+	}
+	if m.opts.DSN.EnvelopeID != "" {
+		g.string(" ENVID=" + xtext(m.opts.DSN.EnvelopeID))
+	}
 }
 
 // utf8Field names what keeps the message from going without SMTPUTF8.

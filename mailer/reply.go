@@ -2,7 +2,6 @@ package mailer
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"io"
 	"strings"
@@ -33,27 +32,72 @@ type rawReply struct {
 // readReply reads one reply, of one line or several (RFC 5321, section 4.2.1).
 // It takes a bare LF for a line end, as servers cannot gain anything by it.
 func readReply(r *bufio.Reader) (rawReply, error) {
-	var out rawReply
 	budget := maxReplyOctets
-	for range maxReplyLines {
-		line, err := readReplyLine(r, &budget)
-		if err != nil {
-			if errors.Is(err, io.EOF) && len(out.lines) > 0 {
+	code, text, more, err := readReplyPart(r, &budget)
+	if err != nil {
+		return rawReply{}, err
+	}
+	out := rawReply{code, []string{string(text)}}
+	if err = out.rest(r, more, &budget); err != nil {
+		return rawReply{}, err
+	}
+	return out, nil
+}
+
+// rest reads the lines behind the first.
+func (r *rawReply) rest(from *bufio.Reader, more bool, budget *int) error {
+	for more {
+		if len(r.lines) == maxReplyLines {
+			return errReplyTooLong
+		}
+		var code int
+		var text []byte
+		var err error
+		if code, text, more, err = readReplyPart(from, budget); err != nil {
+			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
-			return rawReply{}, err
+			return err
 		}
-		code, text, more, ok := splitReplyLine(line)
-		if !ok || (len(out.lines) > 0 && code != out.code) {
-			return rawReply{}, errMalformedReply
+		if code != r.code {
+			return errMalformedReply
 		}
-		out.code = code
-		out.lines = append(out.lines, string(text))
-		if !more {
-			return out, nil
-		}
+		r.lines = append(r.lines, string(text))
 	}
-	return rawReply{}, errReplyTooLong
+	return nil
+}
+
+// readReplyTo reads the reply to what was said at a stage. Where all goes well what
+// servers say to MAIL and DATA is not kept: only its code is returned.
+func readReplyTo(stage Stage, r *bufio.Reader) (Reply, error) {
+	budget := maxReplyOctets
+	code, text, more, err := readReplyPart(r, &budget)
+	switch {
+	case err != nil:
+		return Reply{}, err
+	case more:
+		raw := rawReply{code, []string{string(text)}}
+		if err = raw.rest(r, more, &budget); err != nil {
+			return Reply{}, err
+		}
+		return raw.reply(), nil
+	case stage == StageMail && code/100 == 2, stage == StageData && code/100 == 3:
+		return Reply{Code: code}, nil
+	}
+	return lineReply(code, string(text)), nil
+}
+
+// readReplyPart reads a line of a reply. Its text is valid until the next read.
+func readReplyPart(r *bufio.Reader, budget *int) (code int, text []byte, more bool, err error) {
+	line, err := readReplyLine(r, budget)
+	if err != nil {
+		return 0, nil, false, err
+	}
+	code, text, more, ok := splitReplyLine(line)
+	if !ok {
+		return 0, nil, false, errMalformedReply
+	}
+	return code, text, more, nil
 }
 
 // readReplyLine returns a line without its end. It is valid until the next read.
@@ -63,7 +107,7 @@ func readReplyLine(r *bufio.Reader, budget *int) ([]byte, error) {
 		part, err := r.ReadSlice('\n')
 		*budget -= len(part)
 		if err == nil && len(line) <= maxReplyLine {
-			part = bytes.TrimRight(part, "\r\n")
+			part = trimLineEnd(part)
 		}
 		if err == nil && line == nil && *budget >= 0 {
 			return part[:min(len(part), maxReplyLine)], nil
@@ -82,6 +126,15 @@ func readReplyLine(r *bufio.Reader, budget *int) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// trimLineEnd cuts LF off the end of a line, and CR, however often.
+func trimLineEnd(line []byte) []byte {
+	n := len(line)
+	for n > 0 && (line[n-1] == '\n' || line[n-1] == '\r') {
+		n--
+	}
+	return line[:n]
 }
 
 func splitReplyLine(line []byte) (code int, text []byte, more, ok bool) {
@@ -105,12 +158,10 @@ func splitReplyLine(line []byte) (code int, text []byte, more, ok bool) {
 
 // reply turns what came into what may be shown.
 func (r rawReply) reply() Reply {
-	out := Reply{Code: r.code}
 	if len(r.lines) == 1 {
-		out.Enhanced, out.Text, _ = cutEnhancedCode(r.lines[0])
-		out.Text = printable(out.Text, maxReplyText)
-		return out
+		return lineReply(r.code, r.lines[0])
 	}
+	out := Reply{Code: r.code}
 	texts := make([]string, 0, len(r.lines))
 	for _, line := range r.lines {
 		code, text, ok := cutEnhancedCode(line)
@@ -126,35 +177,48 @@ func (r rawReply) reply() Reply {
 	return out
 }
 
+// lineReply is a reply of one line.
+func lineReply(code int, line string) Reply {
+	enhanced, text, _ := cutEnhancedCode(line)
+	return Reply{Code: code, Enhanced: enhanced, Text: printable(text, maxReplyText)}
+}
+
 // cutEnhancedCode splits an enhanced status code (RFC 2034, section 4) from
 // the front of a line.
-func cutEnhancedCode(line string) (EnhancedCode, string, bool) {
-	word, rest, _ := strings.Cut(line, " ")
-	class, sub, ok := strings.Cut(word, ".")
-	subject, detail, more := strings.Cut(sub, ".")
-	if !ok || !more || len(class) != 1 || !strings.Contains("245", class) {
+func cutEnhancedCode(line string) (code EnhancedCode, rest string, ok bool) {
+	if len(line) < len("2.0.0") || line[1] != '.' || line[0] != '2' && line[0] != '4' && line[0] != '5' {
 		return EnhancedCode{}, line, false
 	}
-	var code EnhancedCode
-	for i, p := range [...]string{class, subject, detail} {
-		if len(p) < 1 || len(p) > 3 {
-			return EnhancedCode{}, line, false
-		}
-		for _, b := range []byte(p) {
-			if b < '0' || b > '9' {
+	n := 0
+	for part := range code {
+		if part > 0 {
+			if n == len(line) || line[n] != '.' {
 				return EnhancedCode{}, line, false
 			}
-			code[i] = code[i]*10 + int(b-'0')
+			n++
+		}
+		begin := n
+		for ; n < len(line) && '0' <= line[n] && line[n] <= '9' && n-begin < 4; n++ {
+			code[part] = code[part]*10 + int(line[n]-'0')
+		}
+		if n == begin || n-begin > 3 {
+			return EnhancedCode{}, line, false
 		}
 	}
-	return code, rest, true
+	switch {
+	case n == len(line):
+		return code, "", true
+	case line[n] == ' ':
+		return code, line[n+1:], true
+	}
+	return EnhancedCode{}, line, false
 }
 
 // printable makes a stranger's text fit for logs and terminals: whatever does
 // not print becomes a space, and no more than limit octets are kept.
 func printable(s string, limit int) string {
-	if len(s) <= limit && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return strings.TrimSpace(s)
+	if len(s) <= limit && isPrintable(s) {
+		return strings.Trim(s, " ")
 	}
 	var b strings.Builder
 	for _, r := range s {
@@ -169,31 +233,71 @@ func printable(s string, limit int) string {
 	return strings.TrimSpace(b.String())
 }
 
+// isPrintable reports whether all of s is ASCII that prints.
+func isPrintable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // queueID finds the server's own name for a message in its reply to the
 // content. There is no standard for it; where no known form matches it returns
 // the empty string.
 func queueID(r Reply) string {
 	text := strings.TrimSpace(r.Text)
-	lower := strings.ToLower(text)
-	if len(lower) != len(text) { // some letters change size with their case
+	if !isPrintable(text) && len(strings.ToLower(text)) != len(text) { // some letters change size with their case
 		return ""
 	}
 	for _, mark := range []string{"queued as ", "internalid=", " id="} { // Postfix; Exchange; Exim
-		if _, rest, ok := strings.Cut(" "+lower, mark); ok {
-			return firstID(text[len(text)-len(rest):])
+		if first, ok := strings.CutPrefix(mark, " "); ok && hasPrefixFold(text, first) {
+			return firstID(text[len(first):])
+		}
+		if i := indexFold(text, mark); i >= 0 {
+			return firstID(text[i+len(mark):])
 		}
 	}
 	if rest, ok := strings.CutSuffix(text, " - gsmtp"); ok { // Gmail: OK <seconds> <id> - gsmtp
 		fields := strings.Fields(rest)
 		return firstID(fields[len(fields)-1])
 	}
-	if before, _, ok := strings.Cut(lower, " message accepted"); ok { // Sendmail, OpenSMTPD
-		return firstID(text[:len(before)])
+	if i := indexFold(text, " message accepted"); i >= 0 { // Sendmail, OpenSMTPD
+		return firstID(text[:i])
 	}
 	if word, rest, ok := strings.Cut(text, " "); ok && strings.EqualFold(word, "ok") && len(rest) >= 16 && !strings.Contains(rest, " ") { // Amazon SES
 		return firstID(rest)
 	}
 	return ""
+}
+
+// indexFold returns where sub, which is ASCII in lower case, begins in s, whatever the
+// case of its letters there; -1: nowhere.
+func indexFold(s, sub string) int {
+	for i := range len(s) - len(sub) + 1 {
+		if hasPrefixFold(s[i:], sub) {
+			return i
+		}
+	}
+	return -1
+}
+
+// hasPrefixFold reports whether s begins with prefix, which is ASCII in lower case.
+func hasPrefixFold(s, prefix string) bool {
+	if len(s) < len(prefix) {
+		return false
+	}
+	for i := range len(prefix) {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != prefix[i] {
+			return false
+		}
+	}
+	return true
 }
 
 func firstID(s string) string {

@@ -92,6 +92,8 @@ func TestQueueID(t *testing.T) {
 		{"exim", "OK id=1qABCD-000123-XY", "1qABCD-000123-XY"},
 		{"sendmail", "3B1C2D Message accepted for delivery", "3B1C2D"},
 		{"ses", "Ok 0100018bd8a0e6c5-12345678-9abc-def0-1234-56789abcdef0-000000", "0100018bd8a0e6c5-12345678-9abc-def0-1234-56789abcdef0-000000"},
+		{"the first of two", "ID=a, ID=b", "a"},
+		{"two marks", "id=b, Queued As a", "a"},
 		{"no id", "OK", ""},
 		{"no id in words", "Ok done", ""},
 		{"empty", "", ""},
@@ -156,6 +158,19 @@ func checkReply(t *testing.T, wire []byte) {
 		}
 	}
 	r := raw.reply()
+	for stage, class := range map[Stage]int{StageMail: 2, StageRcpt: 0, StageData: 3, StageFinal: 0} {
+		from := bufio.NewReader(strings.NewReader(string(wire) + next))
+		want := r
+		if len(raw.lines) == 1 && raw.code/100 == class {
+			want = Reply{Code: r.Code} // nobody asks what else it says
+		}
+		if got, err := readReplyTo(stage, from); got != want || err != nil {
+			t.Fatalf("to %s: %+v, %v, want %+v", stage, got, err, want)
+		}
+		if rest, _ := io.ReadAll(from); string(rest) != string(rest2) {
+			t.Fatalf("to %s: leaves %q, want %q", stage, rest, rest2)
+		}
+	}
 	if len(r.Text) > maxReplyText || !utf8.ValidString(r.Text) || strings.ContainsFunc(r.Text, unicode.IsControl) {
 		t.Fatalf("text %q", r.Text)
 	}

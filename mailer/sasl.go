@@ -22,7 +22,7 @@ const (
 func (c *Conn) authenticate(ctx context.Context, client sasl.Client, f *Facts) *Error {
 	mechanism, pending, err := client.Start()
 	if err != nil {
-		return &Error{Stage: StageAuth, Kind: KindConfig, Server: c.server.addr(), Err: err}
+		return &Error{Stage: StageAuth, Kind: KindConfig, Server: c.addr, Err: err}
 	}
 	if f != nil {
 		f.Mechanism = mechanism

@@ -146,9 +146,9 @@ func (f *Facts) hello(c *Conn, raw rawReply) {
 		return
 	}
 	f.Capabilities = factList(raw.lines[1:])
-	f.MaxSize = c.maxSize()
+	f.MaxSize = c.offered.all().maxSize
 	f.Mechanisms = c.mechanisms()
-	limits, _ := c.offered.of("LIMITS")
+	limits, _ := c.offered.all().of("LIMITS")
 	for word := range strings.FieldsSeq(strings.ToUpper(limits)) {
 		name, value, _ := strings.Cut(word, "=")
 		n, err := strconv.ParseInt(value, 10, 64)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"time"
 )
 
@@ -48,7 +47,7 @@ func (c *Conn) transact(ctx context.Context, m *outgoing) (Receipt, *Error) {
 		Recipients: t.rcpts,
 		Reply:      reply,
 		QueueID:    queueID(reply),
-		Server:     c.server.addr(),
+		Server:     c.addr,
 	}, nil
 }
 
@@ -66,12 +65,12 @@ func (t *transaction) run(ctx context.Context) (Reply, *Error) {
 	if t.single {
 		return t.runSingle(ctx)
 	}
-	release := c.guard(ctx)
+	stop := c.guard(ctx)
 	e := t.envelope(ctx)
 	if e == nil {
 		e = t.ready(ctx)
 	}
-	release()
+	c.release(stop)
 	if e == nil && c.broken { // ctx ended just now
 		e = c.lost(StageData, context.Cause(ctx))
 	}
@@ -82,7 +81,7 @@ func (t *transaction) run(ctx context.Context) (Reply, *Error) {
 		return Reply{}, e
 	}
 	// Who goes away now cannot want half a message sent.
-	ctx = context.WithoutCancel(ctx)
+	ctx = context.Background()
 	c.begun = true
 	if e = t.say(ctx); e != nil {
 		return Reply{}, e
@@ -94,10 +93,10 @@ func (t *transaction) run(ctx context.Context) (Reply, *Error) {
 // has become of the message.
 func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
 	c := t.c
-	release := c.guard(ctx)
+	stop := c.guard(ctx)
 	t.announce()
 	e := t.say(ctx)
-	release()
+	c.release(stop)
 	if e != nil {
 		return Reply{}, e
 	}
@@ -105,7 +104,7 @@ func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
 	if c.broken { // ctx ended just now
 		e = c.lost(StageFinal, context.Cause(ctx))
 	}
-	ctx = context.WithoutCancel(ctx)
+	ctx = context.Background()
 	if e == nil {
 		e = t.envelope(ctx)
 	}
@@ -178,9 +177,12 @@ func (t *transaction) say(ctx context.Context) *Error {
 	c := t.c
 	size := t.content.Size()
 	c.patience(size)
-	w := &contentWriter{out: &c.out, size: size, eightBit: t.content.EightBit(), lines: !t.chunking}
+	t.text = contentWriter{out: &c.out, size: size, eightBit: t.content.EightBit(), lines: !t.chunking}
+	w := &t.text
 	if t.chunking { // RFC 3030
-		c.out.string("BDAT " + strconv.FormatInt(size, 10) + " LAST\r\n")
+		c.out.string("BDAT ")
+		c.out.number(size)
+		c.out.string(" LAST\r\n")
 	}
 	_, err := t.content.WriteTo(w)
 	if err == nil {

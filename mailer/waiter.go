@@ -62,12 +62,9 @@ func (p *Pool) leave(w *waiter) {
 
 // first returns the message that has waited longest, if it may have c next.
 func (p *Pool) first(c *Conn) *waiter {
-	if c.sent >= p.MaxMessages || p.old(c, p.now()) {
-		return nil
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || c.era != p.era || len(p.waiters) == 0 {
+	if len(p.waiters) == 0 || p.closed || c.era != p.era || c.sent >= p.MaxMessages || p.old(c, p.now()) {
 		return nil
 	}
 	return p.waiters[0]

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -61,6 +62,11 @@ func (g *gather) string(s string) {
 	}
 }
 
+func (g *gather) number(n int64) {
+	var digits [20]byte
+	_, _ = g.Write(strconv.AppendInt(digits[:0], n, 10))
+}
+
 func (g *gather) write() error {
 	if g.err == nil && len(*g.buf) > 0 {
 		_, g.err = g.w.Write(*g.buf)
@@ -88,13 +94,31 @@ func (g *gather) drop() {
 	}
 }
 
+// deadline is when waiting ends, by [uptime].
+type deadline time.Duration
+
+// moves sets it to be a time from now, and reports whether that makes a difference: one
+// that is a little early is left as it is.
+func (d *deadline) moves(within time.Duration) bool {
+	at := deadline(uptime() + within)
+	if late := time.Duration(at - *d); *d != 0 && late >= 0 && late < min(time.Second, within/64) {
+		return false
+	}
+	*d = at
+	return true
+}
+
+// began is when the clock of uptime was set.
+var began = time.Now()
+
+// uptime is the time by the monotonic clock alone, which costs less to read.
+func uptime() time.Duration { return time.Since(began) }
+
 // patientWriter gives each write its deadline, and all of them one that grows
 // with the size of what is written.
 type patientWriter struct {
-	nc   net.Conn
-	cork *cork
-	each time.Duration
-	last time.Time
+	c    *Conn
+	last time.Duration // by uptime
 }
 
 // slowest is the rate in octets a second below which a peer that takes content
@@ -103,24 +127,27 @@ const slowest = 4 << 10
 
 // patience renews the deadlines for something of size octets.
 func (c *Conn) patience(size int64) {
-	c.writer = patientWriter{c.nc, c.cork, c.timeouts.Block, time.Now().Add(c.timeouts.Block + time.Duration(size/slowest)*time.Second)}
+	c.writer = patientWriter{c, uptime() + c.timeouts.Block + time.Duration(size/slowest)*time.Second}
 	c.out.w, c.out.err = &c.writer, nil
 }
 
+// record is the most that one record of TLS holds (RFC 8446, section 5.1).
+const record = 16 << 10
+
 func (w *patientWriter) Write(p []byte) (int, error) {
-	at := time.Now().Add(w.each)
-	if at.After(w.last) {
-		at = w.last
+	c := w.c
+	within := min(c.timeouts.Block, w.last-uptime())
+	if c.sayBy.moves(within) {
+		if err := c.nc.SetWriteDeadline(time.Now().Add(within)); err != nil {
+			return 0, err
+		}
 	}
-	if err := w.nc.SetWriteDeadline(at); err != nil {
-		return 0, err
+	if c.cork == nil || len(p) <= record {
+		return c.nc.Write(p)
 	}
-	if w.cork == nil {
-		return w.nc.Write(p)
-	}
-	w.cork.in = true
-	n, err := w.nc.Write(p)
-	if pulled := w.cork.pull(); err == nil {
+	c.cork.in = true
+	n, err := c.nc.Write(p)
+	if pulled := c.cork.pull(); err == nil {
 		err = pulled
 	}
 	return n, err
@@ -179,36 +206,38 @@ func (c *Conn) rest() {
 	}
 }
 
-// guard has the connection closed when ctx ends, until release is called.
-func (c *Conn) guard(ctx context.Context) (release func()) {
+// guard has the connection closed when ctx ends, until release is called with what it
+// returns.
+func (c *Conn) guard(ctx context.Context) (stop func() bool) {
 	if ctx.Done() == nil {
-		return func() {}
+		return nil
 	}
-	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
-	return func() {
-		if !stop() {
-			c.broken = true
-		}
+	return context.AfterFunc(ctx, c.hangUp)
+}
+
+func (c *Conn) release(stop func() bool) {
+	if stop != nil && !stop() {
+		c.broken = true
 	}
 }
 
-// hear reads one reply.
+// hear reads one reply, as [readReplyTo] does.
 func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Reply, *Error) {
 	if c.broken {
 		return Reply{}, c.lost(stage, lostCause(ctx, net.ErrClosed))
 	}
 	var err error
-	if !c.heard() {
+	if !c.heard() && c.hearBy.moves(within) {
 		err = c.nc.SetReadDeadline(time.Now().Add(within))
 	}
-	var raw rawReply
+	var reply Reply
 	if err == nil {
-		raw, err = readReply(c.r.reader())
+		reply, err = readReplyTo(stage, c.r.reader())
 	}
 	if err != nil {
 		return Reply{}, c.lost(stage, lostCause(ctx, err))
 	}
-	return raw.reply(), nil
+	return reply, nil
 }
 
 // heard reports whether a reply of one line is there already, in whole.
@@ -219,6 +248,7 @@ func (c *Conn) heard() bool {
 
 // speaks reports whether the server says something within a time, or hangs up.
 func (c *Conn) speaks(within time.Duration) bool {
+	c.hearBy = 0
 	if c.nc.SetReadDeadline(time.Now().Add(within)) != nil {
 		return true
 	}
