@@ -120,13 +120,19 @@ func (a Address) NeedsSMTPUTF8() bool { return !isASCII(a.Local) }
 // control character: for an Address that no parser would make it is a mailbox
 // under the reserved domain "invalid".
 func (a Address) Mailbox() string {
-	if a.IsZero() {
-		return ""
+	local, at, domain := a.path()
+	return local + at + domain
+}
+
+// path is Mailbox in three pieces.
+func (a Address) path() (local, at, domain string) {
+	switch {
+	case a.IsZero():
+		return "", "", ""
+	case a.specFault() != "":
+		return invalidMailbox, "", ""
 	}
-	if a.specFault() != "" {
-		return invalidMailbox
-	}
-	return quoteLocal(a.Local) + "@" + a.Domain
+	return quoteLocal(a.Local), "@", a.Domain
 }
 
 // String returns the address as it stands in a header field (RFC 5322, section
@@ -228,7 +234,7 @@ func parseMailbox(s string) (a Address, fault string) {
 		spec = trimWSP(s[open+1 : len(s)-1])
 		a.Name = decodePhrase(s[:open])
 	}
-	if a.Name == "" {
+	if a.Name == "" && comment != "" {
 		a.Name = collapseWSP(decodeWords(comment))
 	}
 	a.Local, a.Domain, fault = parseSpec(spec)

@@ -133,10 +133,12 @@ func domainFault(s string) string {
 	if label == s {
 		return "has a domain without a dot"
 	}
-	if strings.Trim(label, "0123456789") == "" {
-		return "has an IP address instead of a domain"
+	for i := range len(label) {
+		if label[i] < '0' || label[i] > '9' {
+			return ""
+		}
 	}
-	return ""
+	return "has an IP address instead of a domain"
 }
 
 // isLDH reports whether s is a label of letters, digits and hyphens in lower

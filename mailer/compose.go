@@ -53,10 +53,10 @@ func (m *Message) compose(random io.Reader) (Content, error) {
 	if err := c.header(&work, headers); err != nil {
 		return nil, err
 	}
-	if err := c.part(root); err != nil {
+	if err := c.part(&root); err != nil {
 		return nil, err
 	}
-	if root.text == nil || !strings.HasSuffix(string(c.buf[max(0, len(c.buf)-2):]), "\r\n") {
+	if root.text == "" || !strings.HasSuffix(string(c.buf[max(0, len(c.buf)-2):]), "\r\n") {
 		c.buf = append(c.buf, "\r\n"...)
 	}
 	c.flush()
@@ -121,41 +121,41 @@ type part struct {
 	subtype  string // of multipart or of text
 	method   string // of text/calendar
 	boundary string
-	children []*part
-	text     *string
+	children []part
+	text     string
 	file     *attachment
 }
 
 // tree arranges the bodies and attachments:
 // mixed(related(alternative(text, html, calendar), inline…), attachments…), without
 // the levels that would have one child.
-func (m *Message) tree(random io.Reader) (*part, error) {
-	var bodies, inline, files []*part
+func (m *Message) tree(random io.Reader) (part, error) {
+	var bodies, inline, files []part
 	if m.Text != "" {
-		bodies = append(bodies, &part{subtype: "plain", text: &m.Text})
+		bodies = append(bodies, part{subtype: "plain", text: m.Text})
 	}
 	if m.HTML != "" {
-		bodies = append(bodies, &part{subtype: "html", text: &m.HTML})
+		bodies = append(bodies, part{subtype: "html", text: m.HTML})
 	}
 	if c := m.Calendar; c != nil {
-		bodies = append(bodies, &part{subtype: "calendar", method: c.method(), text: &c.Content})
+		bodies = append(bodies, part{subtype: "calendar", method: c.method(), text: c.Content})
 	}
 	for i, a := range m.Attachments {
 		file, err := a.check("attachments[" + strconv.Itoa(i) + "]")
 		if err != nil {
-			return nil, err
+			return part{}, err
 		}
 		// Only HTML can refer to another part.
 		if file.inline && file.contentID != "" && m.HTML != "" {
-			inline = append(inline, &part{file: file})
+			inline = append(inline, part{file: file})
 		} else {
-			files = append(files, &part{file: file})
+			files = append(files, part{file: file})
 		}
 	}
 	children := bodies
 	for _, level := range []struct {
 		subtype string
-		more    []*part
+		more    []part
 	}{{"alternative", nil}, {"related", inline}, {"mixed", files}} {
 		children = append(children, level.more...)
 		if len(children) < 2 {
@@ -163,9 +163,9 @@ func (m *Message) tree(random io.Reader) (*part, error) {
 		}
 		boundary, err := newBoundary(random)
 		if err != nil {
-			return nil, err
+			return part{}, err
 		}
-		children = []*part{{subtype: level.subtype, boundary: boundary, children: children}}
+		children = []part{{subtype: level.subtype, boundary: boundary, children: children}}
 	}
 	return children[0], nil
 }
@@ -210,44 +210,30 @@ func (c *composer) header(m *Message, headers []HeaderField) error {
 	if _, offset := date.Zone(); offset%60 != 0 || offset <= -24*3600 || offset >= 24*3600 {
 		date = date.UTC() // RFC 5322 has no such zones
 	}
-	c.buf = append(c.buf, "Date: "+date.Format(time.RFC1123Z)+"\r\n"...)
-	for _, f := range []struct {
-		name, field string
-		list        []Address
-	}{
-		{"From", "from", []Address{m.From}},
-		{"Sender", "sender", m.senders()},
-		{"Reply-To", "reply_to", m.ReplyTo},
-		{"To", "to", m.To},
-		{"Cc", "cc", m.Cc},
-	} {
-		if len(f.list) == 0 {
-			continue
-		}
-		w := startField(c.buf, f.name)
-		w.addresses(f.list)
-		if err := c.end(w, f.field); err != nil {
-			return err
-		}
+	c.buf = append(date.AppendFormat(append(c.buf, "Date: "...), time.RFC1123Z), "\r\n"...)
+	if err := c.addresses("From", "from", m.From); err != nil {
+		return err
 	}
-	for _, f := range []struct {
-		name, field string
-		ids         []string
-	}{
-		{"Message-ID", "message_id", []string{m.MessageID}},
-		{"In-Reply-To", "in_reply_to", splitReferences(m.InReplyTo)},
-		{"References", "references", m.References},
-	} {
-		if len(f.ids) == 0 {
-			continue
-		}
-		w := startField(c.buf, f.name)
-		for _, id := range f.ids {
-			w.word(id)
-		}
-		if err := c.end(w, f.field); err != nil {
-			return err
-		}
+	if err := c.addresses("Sender", "sender", m.senders()...); err != nil {
+		return err
+	}
+	if err := c.addresses("Reply-To", "reply_to", m.ReplyTo...); err != nil {
+		return err
+	}
+	if err := c.addresses("To", "to", m.To...); err != nil {
+		return err
+	}
+	if err := c.addresses("Cc", "cc", m.Cc...); err != nil {
+		return err
+	}
+	if err := c.ids("Message-ID", "message_id", m.MessageID); err != nil {
+		return err
+	}
+	if err := c.ids("In-Reply-To", "in_reply_to", splitReferences(m.InReplyTo)...); err != nil {
+		return err
+	}
+	if err := c.ids("References", "references", m.References...); err != nil {
+		return err
 	}
 	w := startField(c.buf, "Subject")
 	w.text(m.Subject, func(word string) bool { return needsEncoding(word) || len(word) > foldAt })
@@ -266,6 +252,28 @@ func (c *composer) header(m *Message, headers []HeaderField) error {
 	return nil
 }
 
+// addresses writes a field with mailboxes, unless there are none. Errors call it field.
+func (c *composer) addresses(name, field string, list ...Address) error {
+	if len(list) == 0 {
+		return nil
+	}
+	w := startField(c.buf, name)
+	w.addresses(list)
+	return c.end(w, field)
+}
+
+// ids writes a field with message ids, unless there are none.
+func (c *composer) ids(name, field string, list ...string) error {
+	if len(list) == 0 {
+		return nil
+	}
+	w := startField(c.buf, name)
+	for _, id := range list {
+		w.word(id)
+	}
+	return c.end(w, field)
+}
+
 func (c *composer) end(f *field, name string) error {
 	b, ok := f.end()
 	if !ok {
@@ -279,7 +287,7 @@ func (c *composer) end(f *field, name string) error {
 // end: in a multipart that one belongs to the boundary (RFC 2046, section 5.1).
 func (c *composer) part(p *part) error {
 	switch {
-	case p.text != nil:
+	case p.text != "":
 		c.text(p)
 	case p.file != nil:
 		b, err := p.file.header(c.buf)
@@ -297,10 +305,10 @@ func (c *composer) part(p *part) error {
 		}
 		f.word(`boundary="` + p.boundary + `"`)
 		c.buf, _ = f.end()
-		for _, child := range p.children {
+		for i := range p.children {
 			// The line break ends the child before, or the header.
 			c.buf = append(c.buf, "\r\n--"+p.boundary+"\r\n"...)
-			if err := c.part(child); err != nil {
+			if err := c.part(&p.children[i]); err != nil {
 				return err
 			}
 		}
@@ -311,7 +319,7 @@ func (c *composer) part(p *part) error {
 
 func (p *part) contentType() string {
 	switch {
-	case p.text != nil:
+	case p.text != "":
 		return "text/" + p.subtype
 	case p.file != nil:
 		return p.file.contentType

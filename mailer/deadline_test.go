@@ -32,7 +32,7 @@ func TestDeadline(t *testing.T) {
 			{minute, minute, true},
 		} {
 			time.Sleep(step.after)
-			if d.moves(step.within) != step.moves {
+			if d.moves(uptime(), step.within) != step.moves {
 				t.Errorf("%d: moves is not %v", i, step.moves)
 			}
 		}

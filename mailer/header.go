@@ -93,14 +93,21 @@ func (f *field) room() int {
 // alone is not allowed.
 func (f *field) word(s string) { f.spaced(" ", s) }
 
-// spaced is word with another white space than one space.
-func (f *field) spaced(space, s string) {
-	if f.any && len(f.b)-f.line+len(space)+len(s) > foldAt {
+// spaced is word with another white space than one space, and the word in pieces.
+func (f *field) spaced(space string, pieces ...string) {
+	n := len(space)
+	for _, s := range pieces {
+		n += len(s)
+	}
+	if f.any && len(f.b)-f.line+n > foldAt {
 		f.b = append(f.b, "\r\n"...)
 		f.line = len(f.b)
 	}
 	f.any = true
-	f.b = append(append(f.b, space...), s...)
+	f.b = append(f.b, space...)
+	for _, s := range pieces {
+		f.b = append(f.b, s...)
+	}
 	f.long = f.long || len(f.b)-f.line > maxLine
 }
 
@@ -114,7 +121,8 @@ func (f *field) end() (b []byte, ok bool) {
 // reading it gives back exactly s, less white space around it.
 func (f *field) text(s string, encode func(word string) bool) {
 	type token struct{ space, start, end int } // space is where its white space starts
-	var tokens []token
+	var few [16]token
+	tokens := few[:0]
 	s = trimWSP(s)
 	for i := 0; i < len(s); {
 		t := token{space: i}
@@ -155,16 +163,15 @@ func (f *field) text(s string, encode func(word string) bool) {
 // addresses appends a list of mailboxes.
 func (f *field) addresses(list []Address) {
 	for i, a := range list {
-		words := phraseWords(a.Name, f.room())
-		mailbox := a.Mailbox()
-		if len(words) > 0 {
-			mailbox = "<" + mailbox + ">"
+		opens, closes, comma := "", "", ""
+		for _, w := range phraseWords(a.Name, f.room()) {
+			f.word(w)
+			opens, closes = "<", ">"
 		}
 		if i < len(list)-1 {
-			mailbox += ","
+			comma = ","
 		}
-		for _, w := range append(words, mailbox) {
-			f.word(w)
-		}
+		local, at, domain := a.path()
+		f.spaced(" ", opens, local, at, domain, closes, comma)
 	}
 }

@@ -47,18 +47,24 @@ type Message struct {
 // Envelope returns the Sender, or else From, and all recipients without duplicates. Bcc
 // stands here and nowhere else.
 func (m *Message) Envelope() Envelope {
-	e := Envelope{From: m.From}
+	all := len(m.To) + len(m.Cc) + len(m.Bcc)
+	e := Envelope{From: m.From, To: slices.Grow([]Address(nil), all)}
 	if !m.Sender.IsZero() {
 		e.From = m.Sender // who hears of what cannot be delivered
 	}
-	seen := make(map[string]struct{}, len(m.To)+len(m.Cc)+len(m.Bcc))
+	var seen map[Address]struct{}
+	if all > 1 {
+		seen = make(map[Address]struct{}, all)
+	}
 	for _, list := range [][]Address{m.To, m.Cc, m.Bcc} {
 		for _, a := range list {
-			key := a.Local + "@" + asciiLower(a.Domain)
+			key := Address{Local: a.Local, Domain: asciiLower(a.Domain)}
 			if _, ok := seen[key]; ok {
 				continue
 			}
-			seen[key] = struct{}{}
+			if seen != nil {
+				seen[key] = struct{}{}
+			}
 			e.To = append(e.To, a)
 		}
 	}

@@ -101,6 +101,9 @@ func misleading(a Address) bool {
 	if slices.ContainsFunc(strings.Fields(a.Name), isForeignWord) {
 		return true // mail programs decode what cannot be looked at here
 	}
+	if isASCII(a.Name) && !strings.Contains(a.Name, "@") {
+		return false
+	}
 	name := strings.Map(func(r rune) rune {
 		switch {
 		case unicode.Is(unicode.Cf, r), r == '\u2800': // invisible

@@ -24,6 +24,9 @@ func invalidf(field, code, format string, args ...any) *Error {
 
 // textFault says why s cannot be a line of text, or nothing. Tabs are text.
 func textFault(s string) (code, fault string) {
+	if isPrintable(s) {
+		return "", ""
+	}
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		switch {
@@ -91,6 +94,11 @@ func isAlnum(c byte) bool {
 }
 
 // isAtext reports whether c may stand in an atom (RFC 5322, section 3.2.3).
-func isAtext(c byte) bool {
-	return isAlnum(c) || strings.IndexByte("!#$%&'*+-/=?^_`{|}~", c) >= 0
-}
+func isAtext(c byte) bool { return atext[c] }
+
+var atext = func() (set [256]bool) {
+	for c := range set {
+		set[c] = isAlnum(byte(c)) || strings.IndexByte("!#$%&'*+-/=?^_`{|}~", byte(c)) >= 0
+	}
+	return set
+}()

@@ -39,16 +39,17 @@ func appendLines(b []byte, text string) []byte {
 // text writes a text part in the encoding that is the smallest, but as it is
 // where that is possible.
 func (c *composer) text(p *part) {
-	c.buf = append(c.buf, "Content-Type: text/"+p.subtype+"; charset=utf-8"...)
+	c.buf = append(append(c.buf, "Content-Type: text/"...), p.subtype...)
+	c.buf = append(c.buf, "; charset=utf-8"...)
 	if p.method != "" {
 		c.buf = append(c.buf, "; method="+p.method...)
 	}
 	c.buf = append(c.buf, "\r\nContent-Transfer-Encoding: "...)
-	if isPlain(*p.text) {
-		c.buf = appendLines(append(c.buf, "7bit\r\n\r\n"...), *p.text)
+	if isPlain(p.text) {
+		c.buf = appendLines(append(c.buf, "7bit\r\n\r\n"...), p.text)
 		return
 	}
-	text := endLines(*p.text)
+	text := endLines(p.text)
 	var counter countingWriter
 	writeQuotedPrintable(&counter, text)
 	if counter.n > base64Size(int64(len(text))) {

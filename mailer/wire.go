@@ -97,10 +97,10 @@ func (g *gather) drop() {
 // deadline is when waiting ends, by [uptime].
 type deadline time.Duration
 
-// moves sets it to be a time from now, and reports whether that makes a difference: one
+// moves sets it to be a time after now, and reports whether that makes a difference: one
 // that is a little early is left as it is.
-func (d *deadline) moves(within time.Duration) bool {
-	at := deadline(uptime() + within)
+func (d *deadline) moves(now, within time.Duration) bool {
+	at := deadline(now + within)
 	if late := time.Duration(at - *d); *d != 0 && late >= 0 && late < min(time.Second, within/64) {
 		return false
 	}
@@ -136,8 +136,9 @@ const record = 16 << 10
 
 func (w *patientWriter) Write(p []byte) (int, error) {
 	c := w.c
-	within := min(c.timeouts.Block, w.last-uptime())
-	if c.sayBy.moves(within) {
+	now := uptime()
+	within := min(c.timeouts.Block, w.last-now)
+	if c.sayBy.moves(now, within) {
 		if err := c.nc.SetWriteDeadline(time.Now().Add(within)); err != nil {
 			return 0, err
 		}
@@ -227,7 +228,7 @@ func (c *Conn) hear(ctx context.Context, stage Stage, within time.Duration) (Rep
 		return Reply{}, c.lost(stage, lostCause(ctx, net.ErrClosed))
 	}
 	var err error
-	if !c.heard() && c.hearBy.moves(within) {
+	if !c.heard() && c.hearBy.moves(uptime(), within) {
 		err = c.nc.SetReadDeadline(time.Now().Add(within))
 	}
 	var reply Reply
