@@ -246,13 +246,16 @@ func isTimeout(e *mailer.Error) bool {
 }
 
 func invalidProblem(p *problem, e *mailer.Error) {
+	if name, _, _ := strings.Cut(e.Field, "."); name == "ical" || name == "sender" {
+		p.field = "oauth_mail." + e.Field
+	}
 	text := "is not valid"
 	if e.Err != nil {
 		text = e.Err.Error()
 	}
 	p.message = "The message: " + text + "."
-	if e.Field != "" {
-		p.message = "The field `" + e.Field + "`: " + text + "."
+	if p.field != "" {
+		p.message = "The field `" + p.field + "`: " + text + "."
 	}
 	switch {
 	case e.Code == "missing_body" || e.Code == "missing":
