@@ -48,11 +48,7 @@ func (a *App) smtpHooks(e *smtpEntrance, s *smtpServer) listener.Hooks {
 		Accepted: func(c listener.Client, id *listener.Identity, m listener.Accepted) {
 			smtpMessagesTotal.WithLabelValues(resultAccepted).Inc()
 			s.noteClient(c, id, 1)
-			about := append(aboutClient(c, id), "id", m.Receipt.ID, "recipients", len(m.Envelope.To), "size", m.Size, "state", string(m.Receipt.Status))
-			if len(m.Repaired) > 0 {
-				about = append(about, "repaired", m.Repaired)
-			}
-			logger.Info("message accepted by SMTP", about...)
+			s.logAccepted(c, id, m)
 			if m.Receipt.Status == mailer.StatusQueued {
 				a.tellWaiting(s, logger, id.Tenant)
 			}

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/listener"
@@ -27,8 +29,10 @@ type smtpServer struct {
 	address string
 	socket  net.Listener
 	server  *listener.Server
-	// relay logs for the newest configuration, also what older sessions have to say.
+	// relay logs for the newest configuration, also what older sessions have to say, and
+	// lines takes the lines that there are of each message.
 	relay     relay
+	lines     atomic.Pointer[zap.Logger]
 	inventory inventory
 	quiet     quiet
 
@@ -94,6 +98,7 @@ func (s *smtpServer) withdraw(by *App) {
 func (s *smtpServer) useLocked() {
 	if c := s.claims.newest(); c != nil {
 		s.relay.to(c.by.logger)
+		s.lines.Store(c.by.lines)
 		s.server.Use(c.want.config)
 	}
 }
