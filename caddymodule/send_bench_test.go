@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/caddymodule/endurance"
 )
 
 // What the send route costs beside Caddy's respond handler, without connections: by a
@@ -19,7 +22,7 @@ import (
 //
 //	go test ./caddymodule -run '^$' -bench SendHandler -benchmem
 func BenchmarkSendHandler(b *testing.B) {
-	server := serveInside(b, strings.NewReplacer("DIR", b.TempDir()).Replace(`{
+	server := serveInside(b, `{
 		admin off
 		persist_config off
 		storage file_system DIR/storage
@@ -45,7 +48,7 @@ func BenchmarkSendHandler(b *testing.B) {
 			respond "{\"id\":\"0\"}"
 		}
 		oauth_mail send
-	}`))
+	}`)
 	body, err := json.Marshal(map[string]any{
 		"to": "b@example.net", "subject": "benchmark", "text": strings.Repeat("0123456789 abcdefghijklmnopqrstuvwxyz 0123456789 abcdefghijkl\n", 16),
 	})
@@ -76,17 +79,23 @@ func BenchmarkSendHandler(b *testing.B) {
 	}
 }
 
-// serveInside runs Caddy in this process and returns its only server.
+// serveInside runs Caddy in this process and returns its only server. DIR in its
+// configuration is a folder.
 func serveInside(b *testing.B, config string) *caddyhttp.Server {
 	b.Helper()
-	asJSON, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	dir := b.TempDir()
+	asJSON, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(strings.ReplaceAll(config, "DIR", dir)), nil)
 	if err != nil {
 		b.Fatal(err)
 	}
 	if err := caddy.Load(asJSON, true); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = caddy.Stop() })
+	b.Cleanup(func() {
+		_ = caddy.Stop()
+		// What was begun in the background writes to the storage once more.
+		endurance.Eventually(b, 10*time.Second, "the folder is left alone", func() bool { return os.RemoveAll(dir) == nil })
+	})
 	app, err := caddy.ActiveContext().App("http")
 	if err != nil {
 		b.Fatal(err)

@@ -15,18 +15,19 @@ type sentLine struct {
 	*mailed
 	// tenant is the one that served the message.
 	tenant, server, queueID string
-	deliver                 mailer.Delivery
-	took                    time.Duration
-	attempts                int // zero without an outbox
+	// deliver is where it went in place of its recipients; empty where it did not.
+	deliver  string
+	took     time.Duration
+	attempts int // zero without an outbox
 }
 
 // logSent tells in the logs that a message was sent, with the tries that it took where
 // there is an outbox.
 func (a *App) logSent(m *mailed, r mailer.Receipt, took time.Duration, attempts int) {
 	a.logRefused(m, r)
-	line := &sentLine{m, r.Tenant, r.Server, r.QueueID, r.Deliver, took, attempts}
+	line := &sentLine{m, r.Tenant, r.Server, r.QueueID, r.Deliver.String(), took, attempts}
 	what := "message sent"
-	if r.Deliver.Astray() {
+	if line.deliver != "" {
 		what = "message not delivered to its recipients: staging"
 	}
 	if a.lines != nil {
@@ -54,8 +55,8 @@ func (l *sentLine) MarshalLogObject(e zapcore.ObjectEncoder) error {
 	if l.attempts > 0 {
 		e.AddInt("attempts", l.attempts)
 	}
-	if l.deliver.Astray() {
-		e.AddString("deliver", l.deliver.String())
+	if l.deliver != "" {
+		e.AddString("deliver", l.deliver)
 	}
 	return nil
 }
