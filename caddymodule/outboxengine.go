@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 
@@ -28,7 +29,8 @@ type outboxEngine interface {
 	// OutboxKey says what makes the engine what it is: a path, the hash of a DSN.
 	// Configurations with the same one share the engine.
 	OutboxKey() string
-	// OpenOutbox opens it. It is not called while a configuration is only checked.
+	// OpenOutbox opens it. It is not called while a configuration is only checked. The
+	// context is for the opening alone, and ends after some minutes.
 	OpenOutbox(ctx context.Context, sealer outbox.Sealer, logger *slog.Logger) (outbox.Engine, error)
 	// Shared reports whether several instances may use it.
 	Shared() bool
@@ -83,6 +85,22 @@ func (a *App) loadOutbox(ctx caddy.Context) error {
 	a.engine, a.engineName = engine, module.(caddy.Module).CaddyModule().ID.Name()
 	a.box, err = a.holdings.takeOutbox(engine.OutboxKey())
 	return err
+}
+
+// openPatience bounds the opening of an engine: a database that takes a connection and
+// then says nothing must not keep a configuration from being refused, and with it all
+// later ones.
+const openPatience = 2 * time.Minute
+
+// openEngine opens an engine.
+func openEngine(e outboxEngine, sealer outbox.Sealer, logger *slog.Logger) (outbox.Engine, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), openPatience)
+	defer cancel()
+	engine, err := e.OpenOutbox(ctx, sealer, logger)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("it could not be opened within %v: %w", openPatience, err)
+	}
+	return engine, err
 }
 
 // warnOwnOutbox tells of instances that have one storage but not one outbox.

@@ -117,7 +117,7 @@ func (s *outboxState) open(by *App) (*outbox.Outbox, error) {
 	s.relay.to(by.logger)
 	s.sealer.use(keys)
 	logger := slog.New(&s.relay)
-	engine, err := by.engine.OpenOutbox(context.Background(), &s.sealer, logger)
+	engine, err := openEngine(by.engine, &s.sealer, logger)
 	if err != nil {
 		return nil, err
 	}
