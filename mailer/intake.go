@@ -158,7 +158,7 @@ func (in *Intake) Read(r io.Reader, id string) (*Received, error) {
 	}
 	h.mendMIME(b.eightBit, b.isUTF8)
 	head := h.octets(in.Trace)
-	utf8Header := !isASCII(string(head))
+	utf8Header := !isASCII(head)
 	return &Received{
 		Content:   &received{header: head, body: b.out, eightBit: b.eightBit || utf8Header, utf8Header: utf8Header},
 		From:      from,

@@ -549,3 +549,23 @@ func TestIntakeBounds(t *testing.T) {
 		}
 	}
 }
+
+// FuzzPlainFrom: what is taken for plain, strict readers read in the same way.
+func FuzzPlainFrom(f *testing.F) {
+	for _, s := range []string{"a@x.jp", "<a@x.jp>", "Scanner 3 <a.b-c_d@x-1.jp>", "a..b@x.jp", ".a@x.jp", "a@x.jp.", "A@X.jp", `"b@x.jp" <a@x.jp>`, "b@x.jp <a@x.jp>", "a@[192.0.2.1]", "a@x.jp>", "< a@x.jp>", "x<y <a@x.jp>", "(c) a@x.jp"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		a, err := ParseAddress(value)
+		if err != nil || !isPlainFrom(a, value) {
+			return
+		}
+		strict, err := strictParser.Parse(value)
+		if err != nil {
+			t.Fatalf("%q: %v", value, err)
+		}
+		if seen, err := ParseAddress("<" + strict.Address + ">"); err != nil || !seen.Equal(a) {
+			t.Errorf("%q: %v for strict readers, for us %v", value, strict.Address, a)
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/mail"
 	"slices"
+	"strings"
 
 	"golang.org/x/text/encoding/htmlindex"
 )
@@ -95,6 +96,9 @@ func (in *Intake) replaceFrom(h *header, values []string) Address {
 // keepFrom leaves a From field with the address a alone, if other readers find
 // that address, too.
 func (h *header) keepFrom(a Address, value string) {
+	if isPlainFrom(a, value) {
+		return
+	}
 	if strict, err := strictParser.Parse(value); err == nil {
 		if seen, err := ParseAddress("<" + strict.Address + ">"); err == nil && seen.Equal(a) {
 			return
@@ -102,6 +106,32 @@ func (h *header) keepFrom(a Address, value string) {
 	}
 	h.mended.note("From was not in the form of RFC 5322")
 	h.set(addressField("From", a))
+}
+
+// isPlainFrom reports whether a value has the address a in a form that nobody can
+// misread, as most have.
+func isPlainFrom(a Address, value string) bool {
+	spec := value
+	if inner, ok := strings.CutSuffix(value, ">"); ok {
+		name, rest, _ := strings.Cut(inner, "<")
+		if !isMadeOf(name, " ") {
+			return false
+		}
+		spec = rest
+	}
+	local, domain, ok := strings.Cut(spec, "@")
+	return ok && local == a.Local && domain == a.Domain && isDotAtom(local) && isMadeOf(local, ".-_") && isDotAtom(domain) && isMadeOf(domain, ".-")
+}
+
+// isMadeOf reports whether there is nothing in s but letters and digits of ASCII, and
+// those characters.
+func isMadeOf(s, others string) bool {
+	for i := range len(s) {
+		if !isAlnum(s[i]) && strings.IndexByte(others, s[i]) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // strictParser stands for the readers that know nothing of our leniency.

@@ -16,21 +16,31 @@ type rawField struct {
 
 // value is the text behind the colon, unfolded, without white space around it.
 func (f rawField) value() string {
-	_, v, _ := bytes.Cut(f.raw, []byte(":"))
-	return trimWSP(strings.ReplaceAll(string(v), "\r\n", ""))
+	v := bytes.Trim(f.raw[bytes.IndexByte(f.raw, ':')+1:], " \t\r\n") // a CR is a part of CRLF
+	if !bytes.Contains(v, crlf) {
+		return string(v)
+	}
+	return trimWSP(string(bytes.ReplaceAll(v, crlf, nil)))
 }
 
 // header is the header of a message that is being read.
 type header struct {
 	fields []rawField
-	hops   int // fields Received
+	lines  []byte // has those of the fields one after the other, as long as there is room
+	hops   int    // fields Received
 	mended *repairs
 }
+
+// usualFields and usualLines are what most headers have less of.
+const (
+	usualFields = 16
+	usualLines  = 1 << 10
+)
 
 // readHeader reads up to the body. If the body's first line had to be read to
 // find its start, that is returned, too; it is valid until the next is read.
 func readHeader(l *lineReader) (h *header, first []byte, err error) {
-	h = &header{mended: &l.mended}
+	h = &header{fields: make([]rawField, 0, usualFields), lines: make([]byte, 0, usualLines), mended: &l.mended}
 	for {
 		line, err := readHeaderLine(l)
 		switch {
@@ -98,7 +108,7 @@ func (h *header) add(line []byte) (ok bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	f := rawField{name: asciiLower(string(name))}
+	f := rawField{name: fieldName(name)}
 	switch {
 	case len(h.fields) >= maxReceivedFields:
 		return false, invalidf("headers", codeLongHeader, "header has over %d fields", maxReceivedFields)
@@ -111,7 +121,9 @@ func (h *header) add(line []byte) (ok bool, err error) {
 		h.mended.note("white space before the colon of a field")
 		line = append(bytes.Clone(name), rest...)
 	}
-	f.raw, err = h.fold(nil, line)
+	begin := len(h.lines)
+	h.lines, err = h.fold(h.lines, line)
+	f.raw = h.lines[min(begin, len(h.lines)):len(h.lines):len(h.lines)] // what is appended to it goes elsewhere
 	h.fields = append(h.fields, f)
 	return true, err
 }
@@ -167,6 +179,31 @@ func cutFieldName(line []byte) (name, rest []byte, ok bool) {
 		}
 	}
 	return name, line[i:], len(name) > 0
+}
+
+// fieldNames are those of usual fields. Each is its own value.
+var fieldNames = func() map[string]string {
+	all := make(map[string]string)
+	for name := range strings.FieldsSeq("from sender reply-to to cc bcc date subject message-id in-reply-to references received return-path " +
+		"dkim-signature mime-version content-type content-transfer-encoding content-disposition user-agent x-mailer x-priority auto-submitted") {
+		all[name] = name
+	}
+	return all
+}()
+
+// fieldName returns the name of a field in lower case.
+func fieldName(name []byte) string {
+	var room [32]byte
+	lower := append(room[:0], name[:min(len(name), len(room))]...)
+	for i, c := range lower {
+		if 'A' <= c && c <= 'Z' {
+			lower[i] += 'a' - 'A'
+		}
+	}
+	if usual, ok := fieldNames[string(lower)]; ok && len(name) <= len(room) {
+		return usual
+	}
+	return asciiLower(string(name))
 }
 
 // get returns the value of the first field of that name that is not empty, and
