@@ -43,39 +43,40 @@ func TestMessageLines(t *testing.T) {
 		id: "m1", request: "r1", tenant: "shop", caller: caller, from: address("a@example.com"), size: 1234,
 		to: []mailer.Address{address("b@example.net"), address("c@example.net"), address("d@example.com")},
 	}
-	plain := message
-	plain.caller = mailer.Caller{Kind: "operator", Name: "ops"}
 	const said = `,"id":"m1","request_id":"r1","tenant":"`
 	const fact = said + `shop","by":"key web","from":"a@example.com","remote_ip":"192.0.2.1","recipients":3,"to":["example.com","example.net"]`
 	const sentFact = `{"level":"info","msg":"message.sent","event":"message.sent"` + fact + `,"server":"smtp.example.com:587","queue_id":"Q1","outcome":"sent"}`
 	for name, tt := range map[string]struct {
-		tell   func(*App)
+		tell   func(*App, mailed)
 		policy string
 		want   []string
 	}{
-		"without an outbox": {tell: func(a *App) { a.logSent(&message, receipt, 1500*time.Millisecond, 0) }, want: []string{
+		"without an outbox": {tell: func(a *App, m mailed) { a.logSent(&m, receipt, 1500*time.Millisecond, 0) }, want: []string{
 			`{"level":"info","msg":"message sent"` + said + `main","caller":"key web","recipients":3,"size":1234,"server":"smtp.example.com:587","queue_id":"Q1","duration":1.5,"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}`,
 			sentFact,
 		}},
-		"at the second try": {tell: func(a *App) { a.logSent(&message, receipt, time.Second, 2) }, want: []string{
+		"at the second try": {tell: func(a *App, m mailed) { a.logSent(&m, receipt, time.Second, 2) }, want: []string{
 			`{"level":"info","msg":"message sent"` + said + `main","caller":"key web","recipients":3,"size":1234,"server":"smtp.example.com:587","queue_id":"Q1","duration":1,"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","attempts":2}`,
 			sentFact,
 		}},
-		"staging, of nobody's address": {policy: auditDrop, tell: func(a *App) { a.logSent(&plain, staged, time.Second, 1) }, want: []string{
+		"staging, of nobody's address": {policy: auditDrop, tell: func(a *App, m mailed) {
+			m.caller = mailer.Caller{Kind: "operator", Name: "ops"}
+			a.logSent(&m, staged, time.Second, 1)
+		}, want: []string{
 			`{"level":"info","msg":"message not delivered to its recipients: staging"` + said + `main","caller":"operator ops","recipients":3,"size":1234,"server":"smtp.example.com:587","queue_id":"Q1","duration":1,"attempts":1,"deliver":"qa@example.com"}`,
 			`{"level":"info","msg":"message.sent","event":"message.sent"` + said + `shop","by":"operator ops","from":"a@example.com","recipients":3,"server":"smtp.example.com:587","queue_id":"Q1","outcome":"sent"}`,
 		}},
-		"accepted": {policy: auditFull, tell: func(a *App) {
-			a.auditMessage("message.accepted", &message, auditAccepted{&outbox.Message{MessageID: "<m1@example.com>", Size: 1234}})
+		"accepted": {policy: auditFull, tell: func(a *App, m mailed) {
+			a.auditMessage("message.accepted", &m, auditAccepted{&outbox.Message{MessageID: "<m1@example.com>", Size: 1234}})
 		}, want: []string{
 			`{"level":"info","msg":"message.accepted","event":"message.accepted"` + said + `shop","by":"key web","from":"a@example.com","remote_ip":"192.0.2.1","recipients":3,"to":["b@example.net","c@example.net","d@example.com"],"message_id":"<m1@example.com>","size":1234}`,
 		}},
-		"refused": {tell: func(a *App) {
+		"refused": {tell: func(a *App, m mailed) {
 			e := &mailer.Error{
 				Stage: mailer.StageRcpt, Kind: mailer.KindRejected, Server: "smtp.example.com:587",
 				Reply: mailer.Reply{Code: 550, Text: "no b@example.net here"},
 			}
-			a.auditMessage("message.failed", &message, auditFailure(e, message.to))
+			a.auditMessage("message.failed", &m, auditFailure(e, m.to))
 		}, want: []string{
 			`{"level":"info","msg":"message.failed","event":"message.failed"` + fact + `,"outcome":"rejected","stage":"rcpt","server":"smtp.example.com:587","reply":"550 no (recipient) here","diagnosis":"general.recipient_refused"}`,
 		}},
@@ -87,7 +88,7 @@ func TestMessageLines(t *testing.T) {
 			if tt.policy != "" {
 				a.auditLog.recipients = tt.policy
 			}
-			tt.tell(a)
+			tt.tell(a, message)
 			if diff := cmp.Diff(tt.want, strings.Split(strings.TrimSpace(log.String()), "\n")); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
