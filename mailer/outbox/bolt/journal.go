@@ -145,7 +145,7 @@ func (j *journals) usable(entry []byte) bool { return j != nil && !j.spent && le
 // full reports whether there is no room for an entry.
 func (j *journals) full(entry []byte) bool { return j.size+len(entry) > j.limit }
 
-// add makes an entry durable.
+// add makes an entry durable. After an error the journals are spent.
 func (j *journals) add(entry []byte, sync func(*os.File) error) error {
 	copy(entry, j.salt[:])
 	binary.BigEndian.PutUint32(entry[saltSize:], uint32(len(entry)-entryHeader))
@@ -155,7 +155,6 @@ func (j *journals) add(entry []byte, sync func(*os.File) error) error {
 		err = sync(j.files[j.turn])
 	}
 	if err != nil {
-		j.spent = true
 		return fmt.Errorf("writing the journal: %w", err)
 	}
 	j.size += len(entry)

@@ -2,7 +2,6 @@ package bolt
 
 import (
 	"bytes"
-	"errors"
 	"time"
 
 	bbolt "go.etcd.io/bbolt"
@@ -196,15 +195,7 @@ func (e *Engine) merged(m merge) {
 	case e.mergeAt.IsZero():
 		e.mergeAt = time.Now()
 	}
-	waiting := e.readers[:0]
-	for _, o := range e.readers {
-		if o.until > m.number {
-			waiting = append(waiting, o)
-			continue
-		}
-		o.finish(nil)
-	}
-	e.readers = waiting
+	e.answerReaders(m.number)
 }
 
 // mergeFailed decides what comes after a merge that could not be made aside. The changes
@@ -223,27 +214,6 @@ func (e *Engine) mergeFailed(err error, now time.Time) {
 	}
 }
 
-// await lets a reader wait until the database has all changes until now.
-func (e *Engine) await(o *op) {
-	switch {
-	case e.young.filled:
-		o.until = e.young.number
-	case e.old != nil:
-		o.until = e.old.number
-	default:
-		o.finish(nil)
-		return
-	}
-	e.readers = append(e.readers, o)
-}
-
-func (e *Engine) refuseReaders(err error) {
-	for _, o := range e.readers {
-		o.finish(err)
-	}
-	e.readers = nil
-}
-
 // tend begins a merge if it is time for that, or somebody reads.
 func (e *Engine) tend(now time.Time) {
 	late := !e.mergeAt.IsZero() && !now.Before(e.mergeAt)
@@ -255,28 +225,6 @@ func (e *Engine) tend(now time.Time) {
 	case e.old == nil && e.young.filled && (late || len(e.readers) > 0):
 		e.rotate()
 	}
-}
-
-// look has f read a transaction that is not going to be committed, with all changes.
-func (e *Engine) look(f func(*bbolt.Tx) error) (err, ferr error) {
-	if err := e.awaitMerge(); err != nil && !isFull(err) {
-		return err, nil
-	}
-	tx, err := e.db.Begin(true)
-	if err != nil {
-		return err, nil
-	}
-	e.noticeMade(tx)
-	if e.old != nil {
-		err = e.old.apply(tx)
-	}
-	if err == nil {
-		err = e.young.apply(tx)
-	}
-	if err == nil {
-		ferr = f(tx)
-	}
-	return errors.Join(err, tx.Rollback()), ferr
 }
 
 // mergeLast leaves nothing in the journals, before the database is closed.
