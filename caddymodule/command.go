@@ -48,7 +48,7 @@ The command sendmail has those of sysexits.h.`,
 			f.Bool("json", false, "Print JSON")
 			f.String("lang", "", "Language of diagnoses: en or ja (default: that of the environment)")
 			cmd.AddCommand(statusCommand(), authorizeCommand(), disconnectCommand(), refreshCommand(), importCommand(),
-				testCommand(), sendCommand(), sendmailCommand(), outboxCommand(), logCommand(), keyCommand(), passwordCommand(), checkCommand())
+				testCommand(), sendCommand(), sendmailCommand(), outboxCommand(), logCommand(), keyCommand(), inventoryCommand(), passwordCommand(), checkCommand())
 		},
 	})
 }
