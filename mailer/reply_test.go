@@ -114,7 +114,7 @@ func TestQueueID(t *testing.T) {
 func FuzzReply(f *testing.F) {
 	for _, s := range []string{
 		"250 ok\r\n", "250-a\r\n250 b\r\n", "535-5.7.8 x\r\n535 5.7.8 y\r\n", "220\r\n", "250 2.0.0 OK  1 a - gsmtp\n", "x", "334 \r\n",
-		"250 \xff\xfe\r\n", "250 Ok: queued as \u212a\r\n", "250 - gsmtp\r\n", strings.Repeat("250-\r\n", 200),
+		"450 4.2.0 later\r\n", "354 go on\r\n", "250 \xff\xfe\r\n", "250 Ok: queued as \u212a\r\n", "250 - gsmtp\r\n", strings.Repeat("250-\r\n", 200),
 	} {
 		f.Add([]byte(s))
 	}
