@@ -9,8 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/listener"
