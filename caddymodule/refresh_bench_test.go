@@ -18,9 +18,11 @@ import (
 
 // How fast tokens are refreshed on file storage, beside the least that has to
 // be done there: lock, load, store, flush the folder, unlock. Both run by turns,
-// on one disk, on as many records, with the pacing switched off: as many at a time as
-// the refresher has, and one after the other. The ratios are the medians of the turns,
-// since disks have moods:
+// on one disk, on as many records, with the pacing switched off: the bare loop one
+// record after the other, and as many at a time as the refresher has. That one leaves
+// out what a refresh needs a processor for, and the three further looks at the record
+// that keep a token where a lock does not hold. The ratios are the medians of the
+// turns, since disks have moods:
 //
 //	go test ./caddymodule -run '^$' -bench RefreshFileStorage -benchtime 1x
 func BenchmarkRefreshFileStorage(b *testing.B) {
@@ -44,11 +46,11 @@ func BenchmarkRefreshFileStorage(b *testing.B) {
 			loopTook = append(loopTook, one.Seconds())
 			ratios, ofLoop = append(ratios, x.Seconds()/y.Seconds()), append(ofLoop, one.Seconds()/y.Seconds())
 		}
-		b.ReportMetric(accounts/median(bareTook), "bare/s")
-		b.ReportMetric(accounts/median(loopTook), "bare_one_by_one/s")
-		b.ReportMetric(median(ofLoop), "of_bare_one_by_one")
 		b.ReportMetric(accounts/median(oursTook), "refreshes/s")
-		b.ReportMetric(median(ratios), "of_bare")
+		b.ReportMetric(accounts/median(loopTook), "bare_1_at_a_time/s")
+		b.ReportMetric(accounts/median(bareTook), "bare_4_at_a_time/s")
+		b.ReportMetric(median(ofLoop), "of_bare_1_at_a_time")
+		b.ReportMetric(median(ratios), "of_bare_4_at_a_time")
 	}
 }
 
