@@ -77,6 +77,10 @@ func TestCommandSignIn(t *testing.T) {
 	s := startOAuthSite(t)
 	s.managementToken()
 
+	r := s.run("", "test", "default")
+	if r.code != 12 || !strings.HasSuffix(r.out, "\n  - caddy oauth-mail authorize idp/"+mailbox+"\n") {
+		t.Errorf("a test before anybody has signed in: %+v", r)
+	}
 	c := s.converse("authorize", "--flow", "paste", mailbox)
 	address := c.hears(`(http://127\S+/authorize\?\S+)`)
 	answer, err := s.idp.Consent(address, mailbox)
@@ -101,7 +105,7 @@ func TestCommandSignIn(t *testing.T) {
 	c.says("")
 	c.ends(2, "No address was pasted")
 
-	r := s.run("", "disconnect", "default")
+	r = s.run("", "disconnect", "default")
 	if r.code != 1 || !strings.Contains(r.err, "Nothing was changed") || s.state() != "authorized" {
 		t.Errorf("without a yes: %+v", r)
 	}

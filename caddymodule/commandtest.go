@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/diagnosis"
+	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens"
 )
 
 func testCommand() *cobra.Command {
@@ -106,10 +108,27 @@ func (c *commandLine) test(args []string) error {
 	if err := json.Unmarshal(last, &v); err != nil {
 		return fmt.Errorf("the test broke off: %w", err)
 	}
-	if err := c.show(last, &v, func() { c.printVerdict(v) }); err != nil || v.OK {
+	if err := c.show(last, &v, func() {
+		c.printVerdict(v)
+		c.printSignIn(args[0], v)
+	}); err != nil || v.OK {
 		return err
 	}
 	return &exit{exitTestFailed, ""}
+}
+
+// printSignIn names the command that has a person sign in, where that is what a
+// tenant's test has failed for.
+func (c *commandLine) printSignIn(tenant string, v toldVerdict) {
+	if v.Test != nil {
+		v = *v.Test
+	}
+	var t tenantView
+	if v.FailedStage != string(mailer.StageToken) || c.get("/tenants/"+url.PathEscape(tenant), &t) != nil ||
+		t.State != string(tokens.StateUnauthorized) {
+		return
+	}
+	c.printf("  - %s\n", signInCommand(tokens.Account{Provider: t.Provider, User: t.User}))
 }
 
 var stepMarks = map[string]string{"ok": "✔", "failed": "✖", "skipped": "-"}
