@@ -1,15 +1,15 @@
 package tokens
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // announceAhead is for how many refreshes one write announces them at most, and
 // announceUnpaced where no rate is kept.
 const (
 	announceAhead   = 64
 	announceUnpaced = 256
+	// announceLead is up to how many of those that are noted are left when the next
+	// are: each hand makes two of them meanwhile, which takes longer than a write.
+	announceLead = 2 * paceParallel
 )
 
 // announce notes a refresh, and with it those of about the next second. It waits
@@ -24,16 +24,12 @@ func (d *duty) announce(l *lane, s *Source) {
 	if rate := l.pacer.perSecond(); rate > 0 {
 		ahead = int(min(rate, announceAhead))
 	}
-	queue := l.asks.peek(ahead)
 	noted := n.holds(list[0])
-	if noted {
-		// Halfway through the last ones the next are noted, if there are so many.
-		half := slices.IndexFunc(queue, func(next *Source) bool { return !n.knows(next.account) })
-		if half < 0 || half > ahead/2 {
-			return
-		}
+	// Halfway through the last ones the next are noted, if there are so many.
+	if noted && n.knows(l.asks.peek(min(ahead, ahead/2+1, announceLead))) {
+		return
 	}
-	for _, next := range queue {
+	for _, next := range l.asks.peek(ahead) {
 		if next.store == s.store {
 			list = next.announced(list)
 		}

@@ -211,11 +211,12 @@ func (c *Cell) onlyCopy() *Token {
 	return c.newest
 }
 
-// looked notes a look at the storage.
-func (c *Cell) looked(now time.Time) {
+// looked notes a look at the storage, and returns what is known before it.
+func (c *Cell) looked(now time.Time) *Token {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lookedAt = now.UnixNano()
+	return c.newest
 }
 
 // failing reports whether the last renewal failed for a reason that is no

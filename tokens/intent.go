@@ -131,12 +131,16 @@ func (n *intents) holdsLocked(i intent) bool {
 	return old != nil && old.durable && !old.done && old.Generation == i.Generation
 }
 
-// knows reports whether an account's refresh is noted, or about to be.
-func (n *intents) knows(a Account) bool {
+// knows reports whether the refreshes of accounts are noted, or about to be.
+func (n *intents) knows(sources []*Source) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	i := n.noted[a]
-	return i != nil && !i.done
+	for _, s := range sources {
+		if i := n.noted[s.account]; i == nil || i.done {
+			return false
+		}
+	}
+	return true
 }
 
 // takeUp says that an account's refresh is being taken up, until the func that

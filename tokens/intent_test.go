@@ -149,7 +149,7 @@ func TestIntentsOfMany(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if notes == 0 || notes > 500/5 { // four at a time without any notice would be 125 at best
+		if notes == 0 || notes > 500/20 { // four at a time without any notice would be 125 at best
 			t.Errorf("%d writes to note 500 refreshes", notes)
 		}
 	})
@@ -347,7 +347,7 @@ func TestAskWithdrawsNothingPresented(t *testing.T) {
 		time.Sleep(time.Second)
 		go func() { _, _ = s.AccessToken(t.Context()) }()
 		time.Sleep(20 * time.Second)
-		if n := f.posts(); n != 1 || !f.store.intents.knows(f.account) {
+		if n := f.posts(); n != 1 || !f.store.intents.knows([]*Source{s}) {
 			t.Errorf("after %d posts the refresh under way is no longer noted", n)
 		}
 		close(gate)

@@ -10,8 +10,7 @@ import (
 // look returns the newest token known and whether it is stored, or an error
 // where no refresh can be tried with it.
 func (s *Source) look(ctx context.Context) (t *Token, saved bool, failure *Error) {
-	s.cell.looked(s.now())
-	stored, err := s.store.Load(ctx, s.account)
+	stored, err := s.store.reload(ctx, s.account, s.cell.looked(s.now()))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && s.unattended():
 		stored = &Token{Account: s.account}

@@ -46,7 +46,7 @@ func (s *Source) notice(ctx context.Context) error {
 	known, epoch := c.newest, c.epoch
 	c.lookedAt = s.now().UnixNano()
 	c.mu.Unlock()
-	stored, err := s.store.Load(ctx, s.account)
+	stored, err := s.store.reload(ctx, s.account, known)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -28,7 +28,7 @@ func (s *Source) redeem(ctx context.Context, t *Token) (g *grant, used Secret, e
 	// With a lock that does not hold, another instance may have been first: then
 	// its token counts, and presenting an older one would harm it.
 	time.Sleep(rivalWait)
-	if stored, err := s.store.Load(ctx, s.account); err != nil || stored.supersedes(t) {
+	if stored, err := s.store.reload(ctx, s.account, t); err != nil || stored.supersedes(t) {
 		return nil, Secret{}, e
 	}
 	if t.PreviousRefreshToken.IsZero() {

@@ -3,6 +3,7 @@ package tokens
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"time"
@@ -177,7 +178,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 	}
 	// UTC drops the monotonic part: the provider's clock goes on over a suspend.
 	now := s.now().UTC()
-	next := *t
+	next := t.edit()
 	next.Generation++
 	next.Registration = s.client.registration // old records have none; the provider took its token
 	next.AccessToken = NewSecret(g.accessToken)
@@ -195,11 +196,11 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 	next.Failure = nil
 	// Where the lock did not hold, somebody may have signed in anew, refreshed or
 	// disconnected since. Their word is newer.
-	stored, loadErr := s.store.Load(ctx, s.account)
+	stored, loadErr := s.store.reload(ctx, s.account, t)
 	missing := errors.Is(loadErr, fs.ErrNotExist) && saved && !s.unattended()
 	if missing { // once is not enough to end a grant on
 		time.Sleep(rivalWait)
-		stored, loadErr = s.store.Load(ctx, s.account)
+		stored, loadErr = s.store.reload(ctx, s.account, t)
 		missing = errors.Is(loadErr, fs.ErrNotExist)
 	}
 	switch {
@@ -235,7 +236,7 @@ func (s *Source) refresh(ctx context.Context, t *Token, saved bool, want renewal
 
 // refreshFailed keeps what a failed refresh has shown.
 func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Error, took time.Duration) *Error {
-	stored, err := s.store.Load(ctx, s.account)
+	stored, err := s.store.reload(ctx, s.account, t)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && saved && !s.unattended():
 		return s.lose(ErrNotAuthorized)
@@ -249,7 +250,7 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Err
 	if f := s.opts.Observer.RefreshFailed; f != nil {
 		f(s.account, e, took)
 	}
-	next := *t
+	next := t.edit()
 	next.Failure = e.failure(s.now())
 	next.Revoked = e.Kind == KindNeedsPerson
 	// Only what asks for a person is written: passing failures would wear the
@@ -273,15 +274,19 @@ func (s *Source) refreshFailed(ctx context.Context, t *Token, saved bool, e *Err
 	return e
 }
 
-// save stores a token that was just issued. A write that is lost without a word
-// would cost the grant, so it is read back.
+// save stores a token that was just issued and that nobody else sees yet. A write
+// that is lost without a word would cost the grant, so it is read back.
 func (s *Source) save(ctx context.Context, t *Token) error {
 	given, err := s.store.saveIssued(ctx, t)
 	if err != nil {
 		return err
 	}
 	found, err := s.store.loadSealed(ctx, s.account.storageKey())
-	if err != nil || bytes.Equal(found, given) {
+	if err != nil {
+		return nil
+	}
+	if bytes.Equal(found, given) {
+		t.record = sha256.Sum256(given)
 		return nil
 	}
 	if stored, err := s.store.open(s.account, found); err == nil && t.supersedes(stored) {

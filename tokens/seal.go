@@ -198,6 +198,12 @@ func sealedBy(sealed []byte) (KeyID, error) {
 	return KeyID(sealed[len(sealMagic)+1 : len(sealMagic)+1+keyIDSize]), nil
 }
 
+// holds reports whether the ring has a key that a record may have been sealed with.
+func (r *KeyRing) holds(sealed []byte) bool {
+	id, err := sealedBy(sealed)
+	return err == nil && slices.Contains(r.IDs(), id)
+}
+
 // derive returns the key of the records with a salt: what hkdf.Key makes of SHA-256 and
 // sealContext, without the dozen objects that it takes.
 func (k *masterKey) derive(salt []byte) [KeySize]byte {

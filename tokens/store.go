@@ -63,9 +63,26 @@ func NewStore(s Storage, keys func() (*KeyRing, error)) *Store {
 
 // Load reads an account's token. Without one the error is [fs.ErrNotExist].
 func (s *Store) Load(ctx context.Context, a Account) (*Token, error) {
+	return s.reload(ctx, a, nil)
+}
+
+// reload is Load for an account of which a token is known already: that is what is
+// returned where the record is still the one that it came from or went to. Nil is
+// none.
+func (s *Store) reload(ctx context.Context, a Account, known *Token) (*Token, error) {
 	sealed, err := s.loadSealed(ctx, a.storageKey())
 	if err != nil {
 		return nil, fmt.Errorf("loading token of %s: %w", a, err)
+	}
+	if known != nil && known.record == sha256.Sum256(sealed) {
+		// Without its key no refresh may be made: there were none to seal the next.
+		ring, err := s.keys()
+		if err != nil {
+			return nil, err
+		}
+		if ring.holds(sealed) {
+			return known, nil
+		}
 	}
 	return s.open(a, sealed)
 }
@@ -87,6 +104,7 @@ func (s *Store) open(a Account, sealed []byte) (*Token, error) {
 	if t.Account.hash() != a.hash() {
 		return nil, fmt.Errorf("token of %s: %w", a, ErrCorrupt)
 	}
+	t.record = sha256.Sum256(sealed)
 	return t, nil
 }
 

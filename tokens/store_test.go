@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/tokens/tokenstest"
 )
@@ -28,7 +30,7 @@ func TestStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got, revealed); diff != "" {
+	if diff := cmp.Diff(want, got, revealed, cmpopts.IgnoreUnexported(Token{})); diff != "" {
 		t.Error(diff)
 	}
 	if has, err := f.store.HasRecords(t.Context()); !has || err != nil {
@@ -46,6 +48,75 @@ func TestStore(t *testing.T) {
 		if err := f.store.Delete(t.Context(), f.account); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A record that is known is not opened again, and any other one is.
+func TestStoreReload(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	f.authorized()
+	known, err := f.store.Load(t.Context(), f.account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := f.account.storageKey()
+	record := f.storage.Get(key)
+	reload := func(known *Token) *Token {
+		t.Helper()
+		got, err := f.store.reload(t.Context(), f.account, known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if reload(known) != known {
+		t.Error("the record of a known token was opened again")
+	}
+	ring := f.ring
+	f.ring = testRing(t, 2)
+	if _, err := f.store.reload(t.Context(), f.account, known); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("without the key of a known token: %v", err)
+	}
+	f.ring = ring
+	edited := known.edit()
+	edited.Revoked = true
+	if got := reload(&edited); got == &edited || got.Revoked {
+		t.Error("a token that was changed passes for the one that is stored")
+	}
+	f.save(&edited)
+	if got := reload(known); got == known || !got.Revoked {
+		t.Error("a known token passes for the one that has taken its place")
+	}
+	f.storage.Put(key, append(record[:len(record)-1:len(record)-1], record[len(record)-1]^1))
+	if got, err := f.store.reload(t.Context(), f.account, known); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a damaged record is %v, %v", got, err)
+	}
+}
+
+// The record that a refresh has stored is known, and what a failed one has shown is
+// in none.
+func TestRefreshKnowsItsRecord(t *testing.T) {
+	t.Parallel()
+	f := setUp(t)
+	f.expired()
+	s := f.source()
+	f.mustToken(s)
+	s.cell.mu.Lock()
+	issued := s.cell.newest
+	s.cell.mu.Unlock()
+	if got, err := f.store.reload(t.Context(), f.account, issued); got != issued || err != nil {
+		t.Errorf("the record of the token that was just stored is not known to be its: %v", err)
+	}
+	f.server.Next(tokenstest.Status(http.StatusBadGateway, ""))
+	if err := s.Refresh(t.Context()); err == nil {
+		t.Fatal("the refresh did not fail")
+	}
+	s.cell.mu.Lock()
+	failed := s.cell.newest
+	s.cell.mu.Unlock()
+	if got, err := f.store.reload(t.Context(), f.account, failed); got == failed || err != nil || got.Failure != nil {
+		t.Errorf("what a failure has shown passes for what is stored: %v", err)
 	}
 }
 

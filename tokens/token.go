@@ -46,6 +46,17 @@ type Token struct {
 	Revoked bool
 	// Failure is the last refresh that failed; nil after one that did not.
 	Failure *Failure
+
+	// record is the hash of the sealed record that says just this; zero where none
+	// is known to.
+	record [sha256.Size]byte
+}
+
+// edit returns a copy that is about to say something else, which no record says yet.
+func (t *Token) edit() Token {
+	next := *t
+	next.record = [sha256.Size]byte{}
+	return next
 }
 
 // Identity is who signed in, as the ID token told (OpenID Connect Core, section
