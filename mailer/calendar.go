@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -60,10 +61,5 @@ func (c *Calendar) check() error {
 }
 
 func isCalendarMethod(s string) bool {
-	for _, m := range calendarMethods {
-		if strings.EqualFold(m, s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(calendarMethods, func(m string) bool { return strings.EqualFold(m, s) })
 }
