@@ -22,12 +22,7 @@ type messageFact struct {
 // auditMessage notes what has become of a message. About has what is to be said beside
 // what is said of each.
 func (a *App) auditMessage(event string, m *mailed, about zapcore.ObjectMarshaler) {
-	if a.auditLog.logger == nil {
-		return
-	}
-	if entry := a.auditLog.logger.Check(zap.InfoLevel, event); entry != nil {
-		entry.Write(zap.Inline(&messageFact{a, event, m, about}))
-	}
+	writeLine(a.auditLog.logger, event, &messageFact{a, event, m, about})
 }
 
 // MarshalLogObject writes the fields of the line.

@@ -17,11 +17,7 @@ type smtpLine struct {
 
 // logAccepted tells in the log that a message was accepted.
 func (s *smtpServer) logAccepted(c listener.Client, id *listener.Identity, m listener.Accepted) {
-	if lines := s.lines.Load(); lines != nil {
-		if entry := lines.Check(zap.InfoLevel, "message accepted by SMTP"); entry != nil {
-			entry.Write(zap.Inline(&smtpLine{&c, id, &m}))
-		}
-	}
+	writeLine(s.lines.Load(), "message accepted by SMTP", &smtpLine{&c, id, &m})
 }
 
 // MarshalLogObject writes the fields of the line, first those of [aboutClient].

@@ -30,12 +30,18 @@ func (a *App) logSent(m *mailed, r mailer.Receipt, took time.Duration, attempts 
 	if line.deliver != "" {
 		what = "message not delivered to its recipients: staging"
 	}
-	if a.lines != nil {
-		if entry := a.lines.Check(zap.InfoLevel, what); entry != nil {
-			entry.Write(zap.Inline(line))
-		}
-	}
+	writeLine(a.lines, what, line)
 	a.auditMessage("message.sent", m, auditSent{line})
+}
+
+// writeLine writes a line with its fields; nil is for a log that there is not.
+func writeLine(to *zap.Logger, what string, line zapcore.ObjectMarshaler) {
+	if to == nil {
+		return
+	}
+	if entry := to.Check(zap.InfoLevel, what); entry != nil {
+		entry.Write(zap.Inline(line))
+	}
 }
 
 // MarshalLogObject writes the fields of the line.
