@@ -152,20 +152,10 @@ func serveSink(in io.Reader, out io.Writer) error {
 		TLS:        &tls.Config{Certificates: []tls.Certificate{{Certificate: settings.Chain, PrivateKey: key}}, MinVersion: tls.VersionTLS12},
 		Pipelining: true, Chunking: settings.Chunking,
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	figure, err := serveAll(sink.Serve)
 	if err != nil {
 		return err
 	}
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go sink.Serve(nc)
-		}
-	}()
-	figure := l.Addr().(*net.TCPAddr).Port
 	for {
 		if _, err := fmt.Fprintln(out, figure); err != nil {
 			return err
@@ -175,6 +165,24 @@ func serveSink(in io.Reader, out io.Writer) error {
 		}
 		figure = sink.Taken()
 	}
+}
+
+// serveAll serves all who connect to a port of loopback, until the process ends.
+func serveAll(serve func(net.Conn)) (port int, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	go func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(nc)
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // clockTick is the unit of /proc in which Linux tells processor time to programs.

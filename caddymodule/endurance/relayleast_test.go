@@ -63,27 +63,18 @@ func serveLeastRelay(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	r := &leastRelay{behind: settings.Behind, file: file, flushed: make(chan struct{}), wanted: make(chan struct{}, 1)}
+	go r.store()
+	port, err := serveAll(func(nc net.Conn) {
+		defer nc.Close()
+		if err := r.serve(nc); err != nil {
+			fmt.Fprintln(os.Stderr, "relay:", err)
+		}
+	})
 	if err != nil {
 		return err
 	}
-	r := &leastRelay{behind: settings.Behind, file: file, flushed: make(chan struct{}), wanted: make(chan struct{}, 1)}
-	go r.store()
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer nc.Close()
-				if err := r.serve(nc); err != nil {
-					fmt.Fprintln(os.Stderr, "relay:", err)
-				}
-			}()
-		}
-	}()
-	if _, err := fmt.Fprintln(out, l.Addr().(*net.TCPAddr).Port); err != nil {
+	if _, err := fmt.Fprintln(out, port); err != nil {
 		return err
 	}
 	return asked.Decode(new(struct{})) // io.EOF at the end
