@@ -26,7 +26,8 @@ import (
 //
 //	go test -tags endurance ./caddymodule/endurance -run '^$' -bench Accept -benchtime 1x
 //
-// With parked, nothing is delivered meanwhile; delivering does both.
+// With parked, nothing is delivered meanwhile; delivering does both. Least is what the
+// least handler makes that stores.
 func BenchmarkAccept(b *testing.B) {
 	const clients, mails, turns = 16, 4000, 9
 	for _, name := range []string{"parked", "delivering"} {
@@ -45,8 +46,9 @@ func BenchmarkAccept(b *testing.B) {
 				}
 			}
 			if name == "parked" { // flushes of deliveries would count, too
+				least := contest.Row{Name: "least", Mails: mails, Workers: clients, Send: s.least(b, clients), Spent: accept.Spent}
 				before, gone := s.flushes(), watch(b, s.dir)
-				contest.Compare(b, turns, respond, accept)
+				contest.Compare(b, turns, respond, accept, least)
 				b.ReportMetric(float64(accepted)/float64(s.flushes()-before), "messages/flush")
 				b.ReportMetric(float64(gone())/float64(accepted), "files/message")
 			} else {
@@ -112,7 +114,7 @@ func newAcceptSite(b *testing.B) *acceptSite {
 	b.Helper()
 	s := &acceptSite{sink: &mailertest.Sink{Pipelining: true, Chunking: true}}
 	_, port := s.sink.Listen(b)
-	s.caddy = New(b, Site(onBolt, Tenant{Name: "delivering", Port: port, Connections: 16}, Tenant{Name: "parked", Port: nowhere(b), Connections: 16}))
+	s.caddy = New(b, leastSite(Site(onBolt, Tenant{Name: "delivering", Port: port, Connections: 16}, Tenant{Name: "parked", Port: nowhere(b), Connections: 16}), "/least", &leastHandler{Journal: "DIR/least"}))
 	s.dir = filepath.Join(s.caddy.Dir, "outbox")
 	s.caddy.Start()
 	resp, err := http.Post(s.caddy.URL+"/admin/outbox/tenants/parked/pause", "application/json", strings.NewReader("{}"))
@@ -143,6 +145,10 @@ func (s *acceptSite) respond(b *testing.B, clients int) func(int) error {
 
 func (s *acceptSite) accept(b *testing.B, tenant string, clients int) func(int) error {
 	return s.clients(b, clients, "/emails", map[string]string{"Authorization": "Bearer " + Tenant{Name: tenant}.Key(), "Prefer": "respond-async"}, 202)
+}
+
+func (s *acceptSite) least(b *testing.B, clients int) func(int) error {
+	return s.clients(b, clients, "/least", nil, 202)
 }
 
 func (s *acceptSite) clients(b *testing.B, n int, path string, header map[string]string, want int) func(int) error {

@@ -13,8 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
-	"syscall"
 	"testing"
 )
 
@@ -27,13 +25,8 @@ const asLeastRelay = "OAUTH_MAIL_ENDURANCE_LEAST_RELAY"
 // users, checks nothing, mends nothing, seals nothing, logs nothing, tries once, and never
 // reads its file. No relay that is of use can be faster by much.
 type leastRelay struct {
+	*leastJournal
 	behind string
-	file   *os.File
-
-	mu      sync.Mutex
-	pending []byte
-	flushed chan struct{} // closed when pending is on the disk
-	wanted  chan struct{}
 }
 
 type leastRelaySettings struct{ Behind, File string }
@@ -59,12 +52,11 @@ func serveLeastRelay(in io.Reader, out io.Writer) error {
 	if err := asked.Decode(&settings); err != nil {
 		return err
 	}
-	file, err := os.Create(settings.File)
+	journal, err := newLeastJournal(settings.File)
 	if err != nil {
 		return err
 	}
-	r := &leastRelay{behind: settings.Behind, file: file, flushed: make(chan struct{}), wanted: make(chan struct{}, 1)}
-	go r.store()
+	r := &leastRelay{journal, settings.Behind}
 	port, err := serveAll(func(nc net.Conn) {
 		defer nc.Close()
 		if err := r.serve(nc); err != nil {
@@ -78,41 +70,6 @@ func serveLeastRelay(in io.Reader, out io.Writer) error {
 		return err
 	}
 	return asked.Decode(new(struct{})) // io.EOF at the end
-}
-
-// store flushes what has come together while it flushed what came before.
-func (r *leastRelay) store() {
-	var spare []byte
-	for range r.wanted {
-		r.mu.Lock()
-		batch, done := r.pending, r.flushed
-		r.pending, r.flushed = spare[:0], make(chan struct{})
-		r.mu.Unlock()
-		_, err := r.file.Write(batch)
-		if err == nil {
-			err = syscall.Fdatasync(int(r.file.Fd()))
-		}
-		if err != nil {
-			panic(err)
-		}
-		close(done)
-		spare = batch
-	}
-}
-
-// add has texts stored with others. The result is closed when they are.
-func (r *leastRelay) add(texts ...[]byte) <-chan struct{} {
-	r.mu.Lock()
-	for _, t := range texts {
-		r.pending = append(r.pending, t...)
-	}
-	done := r.flushed
-	r.mu.Unlock()
-	select {
-	case r.wanted <- struct{}{}:
-	default:
-	}
-	return done
 }
 
 // errTalk is a dialogue that is not the one of the benchmark.

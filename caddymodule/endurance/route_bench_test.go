@@ -31,7 +31,8 @@ import (
 // Rows: route to a server that offers PIPELINING, as does nodemailer; route-bdat to
 // one that offers CHUNKING, too, as Gmail and Exchange do. Wall is what a route would
 // make that cost no more than Caddy's respond handler for the same request, and the
-// least code that can send the message.
+// least code that can send the message. Least is what the least handler makes of small
+// messages that sends them, and least-bdat the same by CHUNKING.
 func BenchmarkRoute(b *testing.B) {
 	for _, kind := range []struct {
 		name                 string
@@ -50,6 +51,7 @@ func BenchmarkRoute(b *testing.B) {
 					s.library(b, kind.mails), s.route(b, "route", kind.mails, s.plain), s.route(b, "route-bdat", kind.mails, s.chunking), node,
 					s.respond(b, kind.mails), s.plain.row(b, s.plain.ByHand(b, "raw", s.content, kind.mails, s.workers, false)),
 				}
+				rows = append(rows, s.leasts(b, kind.mails)...)
 				ratios := contest.Compare(b, 9, rows...)
 				each := func(f func(turn int) float64) float64 {
 					list := make([]float64, len(ratios[0]))
@@ -68,7 +70,8 @@ func BenchmarkRoute(b *testing.B) {
 			})
 			b.Run("c=1", func(b *testing.B) {
 				s := newRouteSite(b, 1, kind.message, contest.NewContent(kind.size))
-				contest.Alone(b, 25, s.library(b, kind.alone), s.route(b, "route", kind.alone, s.plain), s.route(b, "route-bdat", kind.alone, s.chunking), s.node(b, kind.alone))
+				rows := []contest.Row{s.library(b, kind.alone), s.route(b, "route", kind.alone, s.plain), s.route(b, "route-bdat", kind.alone, s.chunking), s.node(b, kind.alone)}
+				contest.Alone(b, 25, append(rows, s.leasts(b, kind.alone)...)...)
 			})
 		})
 	}
@@ -109,7 +112,11 @@ func newRouteSite(b *testing.B, workers int, message map[string]any, content con
 	for _, sink := range []*fastSink{s.plain, s.chunking} {
 		fmt.Fprintf(&tenants, routeTenant, sink.Port, sink.ca, workers, routeKey(sink))
 	}
-	s.caddy = New(b, strings.NewReplacer("PROVIDER", provider.URL, "TENANTS", tenants.String()).Replace(routeConfig))
+	site := strings.NewReplacer("PROVIDER", provider.URL, "TENANTS", tenants.String()).Replace(routeConfig)
+	for _, sink := range []*fastSink{s.plain, s.chunking} {
+		site = leastSite(site, leastPath(sink), &leastHandler{Port: sink.Port, CA: sink.ca, Chunking: sink == s.chunking})
+	}
+	s.caddy = New(b, site)
 	s.caddy.Start()
 	return s
 }
@@ -125,6 +132,23 @@ func (s *routeSite) route(b *testing.B, name string, mails int, sink *fastSink) 
 	send := s.posts(b, s.caddy.URL+"/emails", map[string]string{"Authorization": "Bearer " + routeKey(sink)})
 	pid := s.caddy.Pid()
 	return sink.row(b, contest.Row{Name: name, Mails: mails, Workers: s.workers, Send: send, Spent: func() time.Duration { return processorTime(b, pid) }})
+}
+
+func leastPath(sink *fastSink) string { return "/least/" + strconv.Itoa(sink.Port) }
+
+// least posts to the least handler that sends to a sink.
+func (s *routeSite) least(b *testing.B, name string, mails int, sink *fastSink) contest.Row {
+	b.Helper()
+	return sink.row(b, contest.Row{Name: name, Mails: mails, Workers: s.workers, Send: s.posts(b, s.caddy.URL+leastPath(sink), nil)})
+}
+
+// leasts are the rows of the least handler, which knows no attachments.
+func (s *routeSite) leasts(b *testing.B, mails int) []contest.Row {
+	b.Helper()
+	if len(s.body) > 4<<10 {
+		return nil
+	}
+	return []contest.Row{s.least(b, "least", mails, s.plain), s.least(b, "least-bdat", mails, s.chunking)}
 }
 
 // respond posts to Caddy's respond handler.
