@@ -19,10 +19,16 @@ type messageFact struct {
 	about zapcore.ObjectMarshaler
 }
 
-// auditMessage notes what has become of a message. About has what is to be said beside
-// what is said of each.
-func (a *App) auditMessage(event string, m *mailed, about zapcore.ObjectMarshaler) {
-	writeLine(a.auditLog.logger, event, &messageFact{a, event, m, about})
+// auditMessage notes what has become of a message. Fact has the message, and what is to
+// be said beside what is said of each; it is asked only where somebody listens.
+func (a *App) auditMessage(event string, fact func() (*mailed, zapcore.ObjectMarshaler)) {
+	if a.auditLog.logger == nil {
+		return
+	}
+	if entry := a.auditLog.logger.Check(zap.InfoLevel, event); entry != nil {
+		m, about := fact()
+		entry.Write(zap.Inline(&messageFact{a, event, m, about}))
+	}
 }
 
 // MarshalLogObject writes the fields of the line.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap/zapcore"
+
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
@@ -60,7 +62,7 @@ func (a *App) hooks() mailer.Hooks {
 			}
 			m := mailedOf(s)
 			a.logger.Warn("message not sent", append(m.failure(e), "duration", took)...)
-			a.auditMessage("message.failed", &m, auditFailure(e, m.to))
+			a.auditMessage("message.failed", func() (*mailed, zapcore.ObjectMarshaler) { return &m, auditFailure(e, m.to) })
 			a.noteDenial(s.Tenant, s.From, e)
 		},
 		FailedOver: func(from, to string, e *mailer.Error) {

@@ -67,7 +67,9 @@ func TestMessageLines(t *testing.T) {
 			`{"level":"info","msg":"message.sent","event":"message.sent"` + said + `shop","by":"operator ops","from":"a@example.com","recipients":3,"server":"smtp.example.com:587","queue_id":"Q1","outcome":"sent"}`,
 		}},
 		"accepted": {policy: auditFull, tell: func(a *App, m mailed) {
-			a.auditMessage("message.accepted", &m, auditAccepted{&outbox.Message{MessageID: "<m1@example.com>", Size: 1234}})
+			a.auditMessage("message.accepted", func() (*mailed, zapcore.ObjectMarshaler) {
+				return &m, auditAccepted{&outbox.Message{MessageID: "<m1@example.com>", Size: 1234}}
+			})
 		}, want: []string{
 			`{"level":"info","msg":"message.accepted","event":"message.accepted"` + said + `shop","by":"key web","from":"a@example.com","remote_ip":"192.0.2.1","recipients":3,"to":["b@example.net","c@example.net","d@example.com"],"message_id":"<m1@example.com>","size":1234}`,
 		}},
@@ -76,7 +78,7 @@ func TestMessageLines(t *testing.T) {
 				Stage: mailer.StageRcpt, Kind: mailer.KindRejected, Server: "smtp.example.com:587",
 				Reply: mailer.Reply{Code: 550, Text: "no b@example.net here"},
 			}
-			a.auditMessage("message.failed", &m, auditFailure(e, m.to))
+			a.auditMessage("message.failed", func() (*mailed, zapcore.ObjectMarshaler) { return &m, auditFailure(e, m.to) })
 		}, want: []string{
 			`{"level":"info","msg":"message.failed","event":"message.failed"` + fact + `,"outcome":"rejected","stage":"rcpt","server":"smtp.example.com:587","reply":"550 no (recipient) here","diagnosis":"general.recipient_refused"}`,
 		}},
@@ -93,6 +95,23 @@ func TestMessageLines(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestAuditUnheard: where nobody listens to the audit log, nobody makes what it would
+// say of a message.
+func TestAuditUnheard(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	for name, logger := range map[string]*zap.Logger{"no log": nil, "for troubles only": linesLog(&log).WithOptions(zap.IncreaseLevel(zap.ErrorLevel))} {
+		a := &App{auditLog: auditLog{logger, auditFull}}
+		a.auditMessage("message.accepted", func() (*mailed, zapcore.ObjectMarshaler) {
+			t.Errorf("%s: somebody asked for the recipients", name)
+			return &mailed{}, auditAccepted{&outbox.Message{}}
+		})
+	}
+	if log.Len() > 0 {
+		t.Errorf("the log has %s", &log)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
@@ -64,7 +65,7 @@ func (a *App) accepted(m *outbox.Message) {
 			"recipients", len(m.Recipients), "size", m.Size, "state", string(m.State), "due", m.Due)
 	}
 	a.noteVolume(m.Tenant, m.Caller)
-	a.auditMessage("message.accepted", mailedFrom(m), auditAccepted{m})
+	a.auditMessage("message.accepted", func() (*mailed, zapcore.ObjectMarshaler) { return mailedFrom(m), auditAccepted{m} })
 }
 
 // sentPartly tells of a try by which some got the message; of the others, deferred.
@@ -75,8 +76,9 @@ func (a *App) sentPartly(m *outbox.Message, r mailer.Receipt, took time.Duration
 	a.logger.Info("message sent to some of its recipients; the others are tried again", "id", m.ID, "request_id", m.Caller.Request,
 		"tenant", r.Tenant, "caller", m.Caller.String(), "recipients", len(m.Recipients), "sent", m.Delivered(), "size", m.Size,
 		"server", r.Server, "queue_id", r.QueueID, "attempts", m.Attempts, "duration", took)
-	a.auditMessage("message.partly_sent", mailedFrom(m),
-		zap.DictObject(zap.String("server", r.Server), zap.String("queue_id", r.QueueID), zap.Int("sent", m.Delivered())))
+	a.auditMessage("message.partly_sent", func() (*mailed, zapcore.ObjectMarshaler) {
+		return mailedFrom(m), zap.DictObject(zap.String("server", r.Server), zap.String("queue_id", r.QueueID), zap.Int("sent", m.Delivered()))
+	})
 }
 
 // interrupted tells of a message that was being sent when a process ended, before it is
@@ -133,8 +135,10 @@ func (a *App) held(m *outbox.Message, e *mailer.Error) {
 // auditTrouble notes in the audit log what keeps a message from being sent, and whether
 // that is its sender.
 func (a *App) auditTrouble(event string, m *outbox.Message, e *mailer.Error) {
-	about := mailedFrom(m)
-	a.auditMessage(event, about, auditFailure(e, about.to))
+	a.auditMessage(event, func() (*mailed, zapcore.ObjectMarshaler) {
+		about := mailedFrom(m)
+		return about, auditFailure(e, about.to)
+	})
 	a.noteDenial(m.Tenant, m.From, e)
 }
 

@@ -31,7 +31,7 @@ func (a *App) logSent(m *mailed, r mailer.Receipt, took time.Duration, attempts 
 		what = "message not delivered to its recipients: staging"
 	}
 	writeLine(a.lines, what, line)
-	a.auditMessage("message.sent", m, auditSent{line})
+	a.auditMessage("message.sent", func() (*mailed, zapcore.ObjectMarshaler) { return m, auditSent{line} })
 }
 
 // writeLine writes a line with its fields; nil is for a log that there is not.
