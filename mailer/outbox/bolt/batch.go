@@ -13,11 +13,12 @@ type batch struct {
 
 	buckets
 
-	entry  []byte // of the journal; what is set lies there
-	dirty  bool
-	counts map[counter]int
-	files  int64
-	grown  int64 // octets in use, beside those before
+	entry   []byte // of the journal; what is set lies there
+	dirty   bool
+	accepts int // ops that store a message
+	counts  map[counter]int
+	files   int64
+	grown   int64 // octets in use, beside those before
 	// scheduled are the octets of scheduled messages that came or went
 	scheduled int64
 	touched   []*lane
@@ -100,6 +101,9 @@ func (b *batch) store(ops []*op) error {
 	size := 0
 	for _, o := range ops {
 		size += o.size
+		if o.accept {
+			b.accepts++
+		}
 		if o.look != nil {
 			err, lerr := e.look(o.look)
 			if err != nil {
@@ -164,10 +168,12 @@ func (b *batch) commit() error {
 			return err
 		}
 	}
+	begin := time.Now()
 	if err := e.flush(func() error { return j.add(b.entry, e.syncData) }); err != nil {
 		j.spent = true
 		return err
 	}
+	e.crowd.note(b.accepts+e.queue.waits(), time.Since(begin))
 	e.young.keep(b.entry)
 	e.young.filled = true
 	e.behind.Store(true)

@@ -38,6 +38,7 @@ func (e *Engine) commits() {
 			}
 		}
 		runtime.Gosched() // who is ready to run may bring something, too
+		e.crowd.wait(&e.queue)
 		ops, last := e.queue.take()
 		e.step(ops)
 		e.tend(time.Now())

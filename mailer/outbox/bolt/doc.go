@@ -5,7 +5,8 @@
 // the disk is full.
 //
 // All changes go through one goroutine. It takes everything that waits and stores
-// it at once, in one batch; what comes meanwhile waits for the next. The same batch
+// it at once, in one batch; what comes meanwhile waits for the next. Where many post at the
+// same time, it waits for most of them, a flush's time at most. The same batch
 // marks the messages that are handed out next, so that a delivery costs one flush and
 // not two. Outcomes that nobody waits for lie a few milliseconds, and are stored with the
 // next change that somebody waits for. Nothing else touches the lanes, which hence need

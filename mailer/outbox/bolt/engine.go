@@ -63,6 +63,7 @@ type Engine struct {
 	merges   chan merge  // what became of that
 	mergeAt  time.Time   // when it is time for the next; zero for none
 	readers  []*op       // wait for merges
+	crowd    gathering
 	floors   floors
 	reserved bool      // the reserve is on the disk
 	retryAt  time.Time // when a reserve is made again

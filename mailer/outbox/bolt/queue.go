@@ -46,9 +46,12 @@ const (
 type queue struct {
 	wake chan struct{} // has an entry when there is something to do
 
-	mu      sync.Mutex
-	waiting []*op
-	closed  bool
+	mu       sync.Mutex
+	waiting  []*op
+	accepts  int // of those
+	hasty    int // others that somebody waits for
+	expected int // accepts: fewer do not wake
+	closed   bool
 }
 
 func newQueue() queue { return queue{wake: make(chan struct{}, 1)} }
@@ -63,13 +66,51 @@ func (q *queue) stir() {
 // add reports whether the op will be done.
 func (q *queue) add(o *op) bool {
 	q.mu.Lock()
-	closed := q.closed
-	if !closed {
-		q.waiting = append(q.waiting, o)
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
 	}
-	q.mu.Unlock()
-	q.stir()
-	return !closed
+	q.waiting = append(q.waiting, o)
+	q.count(o, 1)
+	if q.expected == 0 || q.complete() {
+		q.stir()
+	}
+	return true
+}
+
+func (q *queue) count(o *op, n int) {
+	switch {
+	case o.accept:
+		q.accepts += n
+	case o.done != nil:
+		q.hasty += n
+	}
+}
+
+func (q *queue) complete() bool { return q.hasty > 0 || q.closed || q.accepts >= q.expected }
+
+// expect has the queue wake who commits once so many accepts wait, or anything else that
+// somebody waits for. It reports false where there is nothing to wait for, or no reason to.
+// That ends with take.
+func (q *queue) expect(accepts int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.expected = accepts
+	if q.accepts == 0 || q.complete() {
+		return false
+	}
+	select { // what woke whoever commits is taken, too
+	case <-q.wake:
+	default:
+	}
+	return true
+}
+
+// waits is how many accepts do.
+func (q *queue) waits() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.accepts
 }
 
 func (q *queue) close() {
@@ -92,8 +133,10 @@ func (q *queue) take() (ops []*op, last bool) {
 	n, bytes := 0, 0
 	for n < len(q.waiting) && n < maxBatch && (n == 0 || bytes < maxBatchBytes) {
 		bytes += q.waiting[n].size
+		q.count(q.waiting[n], -1)
 		n++
 	}
+	q.expected = 0
 	ops = q.waiting[:n:n]
 	q.waiting = q.waiting[n:]
 	if len(q.waiting) == 0 {
