@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,63 +119,6 @@ func testSDKRefusals(t *testing.T, s *Stack, silent *silentServer) {
 			{"a time in the past", send(func(e *sdkEmail) { e.ScheduledAt = "2020-01-01T00:00:00Z" }), 422, "validation_error", "`scheduled_at`"},
 			{"one bad message of a batch", sdkCall{Op: "batch", Key: key, Emails: []sdkEmail{sdkMessage(nil), sdkMessage(func(e *sdkEmail) { e.To = []string{"nobody"} })}}, 422, "validation_error", "index 1"},
 			{"a message that the mail server refuses", send(func(e *sdkEmail) { e.Headers = map[string]string{"X-Refuse": "me"} }), 422, "validation_error", "Not this"},
-		}
-	})
-}
-
-// Without an outbox the SDKs hear of what passes, too, and are told when to come back.
-func TestResendSDKsWithoutOutbox(t *testing.T) {
-	t.Parallel()
-	const key = "canary-key-of-the-tenant-that-is-down"
-	s := &Stack{dir: t.TempDir(), URL: fmt.Sprintf("http://localhost:%d", reservePort(t)), keys: map[string]string{"down": key}}
-	s.SendURL = s.URL
-	s.startCaddy(t, fmt.Sprintf(`{
-	admin off
-	persist_config off
-	storage file_system %[1]s/storage
-	oauth_mail {
-		outbox off
-		tenant down {
-			server plaintext://127.0.0.1:%[2]d
-			auth none
-			from sender@example.com
-		}
-		key down {env.E2E_KEY} down
-	}
-}
-%[3]s {
-	oauth_mail send
-}
-`, s.dir, reservePort(t), s.URL), append(os.Environ(), "E2E_KEY="+key, "HOME="+s.dir))
-	call := sdkCall{Op: "send", Key: key, Email: sdkMessage(nil)}
-	runSDKRefusals(t, s, func(*sdk) []sdkRefusal {
-		return []sdkRefusal{{"mail server down", call, 503, "application_error", "cannot be reached"}}
-	})
-
-	s.keys["wrong"] = "canary-key-that-nobody-knows"
-	for n := 0; s.post(t, "wrong", note("")).status != http.StatusTooManyRequests; n++ {
-		if n == 100 {
-			t.Fatal("nobody minds that many wrong keys")
-		}
-	}
-	call.Key = s.keys["wrong"]
-	refusal := sdkRefusal{"too many wrong keys", call, http.StatusTooManyRequests, "rate_limit_exceeded", "Too many"}
-	t.Run("wrong keys by", func(t *testing.T) {
-		for _, sdk := range sdks {
-			t.Run(sdk.name, func(t *testing.T) {
-				t.Parallel()
-				// Another wrong key is looked at every 6 s: the first calls may meet that.
-				calls := make([]*sdkCall, 4)
-				for i := range calls {
-					another := call
-					calls[i] = &another
-				}
-				sdk.run(t, s.SendURL, calls)
-				i := slices.IndexFunc(calls, func(c *sdkCall) bool {
-					return c.result.Error != nil && strings.Contains(c.result.Error.Message, refusal.words)
-				})
-				sdk.checkRefusal(t, refusal, calls[max(i, 0)].result)
-			})
 		}
 	})
 }
