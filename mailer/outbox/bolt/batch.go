@@ -161,7 +161,7 @@ func (b *batch) commit() error {
 		if err := e.drain(); err != nil {
 			return err
 		}
-		e.rotate()
+		e.rotate(true)
 		b.entry = append(e.young.entry(len(b.entry))[:0], b.entry...)
 		e.young.grown = b.grown
 		if err := e.young.redo(b.entry[entryHeader:]); err != nil {

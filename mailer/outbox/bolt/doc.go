@@ -19,5 +19,6 @@
 // database, by a transaction of bbolt, while messages are accepted; only if both journals are
 // full they wait. So the tree of pages is written once for some hundred messages, and those
 // that were sent meanwhile are never written to it with their contents. After a crash the
-// changes in both journals are made again.
+// changes in both journals are made again. While one journal after the other is filled, the
+// memory of a generation that was merged serves for the next.
 package bolt

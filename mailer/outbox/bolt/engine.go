@@ -33,6 +33,7 @@ type Engine struct {
 	maxFreeList int
 	unjournaled bool   // all changes are committed to the database
 	beforeMerge func() // is called by the goroutine that merges
+	beforeLend  func(*generation)
 
 	mu   sync.RWMutex // is held for reading while db is read
 	db   *bbolt.DB    // nil while it cannot be opened again
@@ -60,6 +61,7 @@ type Engine struct {
 	young    *generation // takes the changes that are made
 	old      *generation // is to be merged before it; nil for none
 	merging  bool        // and is being merged
+	past     *generation // was merged, and its memory serves for the next; nil for none
 	merges   chan merge  // what became of that
 	mergeAt  time.Time   // when it is time for the next; zero for none
 	readers  []*op       // wait for merges
@@ -99,7 +101,7 @@ func newEngine(folder string, o Options) *Engine {
 	return &Engine{
 		folder: folder, options: o, syncFile: (*os.File).Sync, syncData: syncData, syncFolder: syncFolder,
 		commit: func(write func() error) error { return write() }, maxFreeList: 1 << 15,
-		beforeMerge: func() {}, queue: newQueue(), ended: make(chan struct{}),
+		beforeMerge: func() {}, beforeLend: func(*generation) {}, queue: newQueue(), ended: make(chan struct{}),
 		young: newGeneration(1), merges: make(chan merge, 1), floors: floors{},
 		lanes: newLanes(), flights: map[string]*flight{},
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ type bench struct {
 	plug   *plug
 	e      *Engine
 	stop   func()
+	lent   atomic.Int64 // generations whose memory served again
 }
 
 func newBench(t testing.TB, o Options) *bench {
@@ -40,10 +42,28 @@ func (b *bench) open(o Options) {
 	}
 	b.plug = &plug{}
 	var err error
-	if b.e, err = open(b.folder, o, func(e *Engine) { e.commit = b.plug.commit }); err != nil {
+	if b.e, err = open(b.folder, o, func(e *Engine) { e.commit, e.beforeLend = b.plug.commit, b.poison }); err != nil {
 		b.Fatal(err)
 	}
 	b.stop = func() {}
+}
+
+// poison overwrites the memory of a generation that nobody may refer to any more.
+func (b *bench) poison(g *generation) {
+	b.lent.Add(1)
+	for _, block := range g.blocks.all {
+		for i := range block {
+			block[i] = 0xdb
+		}
+	}
+	for _, slab := range g.slabs.all {
+		for i := range slab {
+			slab[i] = change{bucket: inMessages, effect: isSet, key: []byte("poison"), value: []byte("poison")}
+		}
+	}
+	for _, steps := range g.steps.all {
+		clear(steps)
+	}
 }
 
 func (b *bench) close() {

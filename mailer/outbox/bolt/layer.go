@@ -12,12 +12,15 @@ import (
 // goroutine changes it. Once nobody does any more, all may read it.
 type layer struct {
 	head   change // before all others
-	free   []change
-	towers []*change
-	log    []before // what was changed since the last call of keep
+	slabs  pieces[change]
+	steps  pieces[*change]
+	free   []change  // of the last of slabs
+	towers []*change // of the last of steps
+	log    []before  // what was changed since the last call of keep
 }
 
-// change is what becomes of a key. What it refers to is never written to again.
+// change is what becomes of a key. What it refers to is not written to again before the
+// generation has a successor.
 type change struct {
 	bucket     byte // its letter
 	effect     effect
@@ -101,13 +104,13 @@ func (l *layer) change(bucket byte, k []byte, to effect, v []byte) {
 func (l *layer) insert(path *[layerHeight]*change, bucket byte, k []byte) *change {
 	height := 1 + min(bits.TrailingZeros32(rand.Uint32())/2, layerHeight-1) //nolint:gosec // how high a tower is
 	if len(l.free) == 0 {
-		l.free = make([]change, layerSlab)
+		l.free = l.slabs.next(1, layerSlab)
 	}
 	if len(l.towers) < height {
-		l.towers = make([]*change, 2*layerSlab)
+		l.towers = l.steps.next(height, 2*layerSlab)
 	}
 	c := &l.free[0]
-	c.bucket, c.key, c.next = bucket, k, l.towers[:height:height]
+	*c = change{bucket: bucket, key: k, next: l.towers[:height:height]}
 	l.free, l.towers = l.free[1:], l.towers[height:]
 	for level := range c.next {
 		c.next[level] = path[level].next[level]

@@ -90,8 +90,14 @@ func (e *Engine) flush(write func() error) error {
 }
 
 // rotate makes the young generation the old one, and has it merged. There must be no old one.
-func (e *Engine) rotate() {
+// While journals are full one after the other, generations take turns with their memory, too.
+func (e *Engine) rotate(full bool) {
 	e.old, e.young = e.young, newGeneration(e.young.number+1)
+	if e.old.full = full; full && e.past != nil {
+		e.beforeLend(e.past)
+		e.young = e.past.successor(e.young.number)
+	}
+	e.past = nil
 	e.journals.next()
 	e.mergeAt = time.Time{}
 	e.startMerge()
@@ -111,6 +117,9 @@ func (e *Engine) startMerge() {
 func (e *Engine) endMerge(m merge) error {
 	e.merging = false
 	if m.err == nil {
+		if e.old.full {
+			e.past = e.old
+		}
 		e.old = nil
 		e.merged(m)
 		return nil
@@ -161,7 +170,7 @@ func (e *Engine) mergeAll(last bool) error {
 		}
 		return m.err
 	}
-	e.old, e.young = nil, newGeneration(e.young.number+1)
+	e.old, e.past, e.young = nil, nil, newGeneration(e.young.number+1)
 	if next != nil {
 		e.journals.restart(*next)
 	}
@@ -178,7 +187,7 @@ func (e *Engine) noticeMade(tx *bbolt.Tx) {
 	}
 	if bytes.Equal(tx.Bucket(bucketMeta).Get(keyJournal), j.tried[:]) {
 		m := merge{number: e.young.number, used: inUse(tx) + number(tx.Bucket(bucketIndex).Get(keyFiles))}
-		e.old, e.young = nil, newGeneration(e.young.number+1)
+		e.old, e.past, e.young = nil, nil, newGeneration(e.young.number+1)
 		e.merged(m)
 	}
 	j.tried = nil
@@ -223,7 +232,7 @@ func (e *Engine) tend(now time.Time) {
 		e.mergeAt = time.Time{}
 		e.startMerge()
 	case e.old == nil && e.young.filled && (late || len(e.readers) > 0):
-		e.rotate()
+		e.rotate(false)
 	}
 }
 
