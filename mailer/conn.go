@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -67,7 +68,8 @@ type Conn struct {
 	// When reading and writing end, unless another time is set.
 	hearBy, sayBy deadline
 
-	broken bool // not to be used any more
+	broken bool        // not to be used any more
+	hushed atomic.Bool // nothing more is said
 	// leaving: the server has said good-bye. What it says yet may be heard.
 	leaving bool
 	begun   bool // the server may have got content of the current transaction

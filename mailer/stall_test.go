@@ -2,6 +2,7 @@ package mailer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -111,6 +112,64 @@ func TestPeerStopsReading(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// parting is a connection whose user ends its context during a write that has a text,
+// when the server has read it.
+type parting struct {
+	net.Conn
+	text string
+	end  context.CancelCauseFunc
+}
+
+func (c parting) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if strings.Contains(string(p), c.text) {
+		c.end(errParted)
+		synctest.Wait()
+		time.Sleep(2 * time.Second) // what is said next sets its deadline anew
+	}
+	return n, err
+}
+
+var errParted = errors.New("parted")
+
+// TestPartingWhileSaying: whoever goes away while a message travels at once has sent it
+// where all of it was said, and else nothing, at once.
+func TestPartingWhileSaying(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		content Content
+		sent    int
+	}{{"all is said", hello, 1}, {"the first part is said", flight, 0}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := &mailertest.Script{Offer: []string{"PIPELINING", "CHUNKING"}, Hold: func(string) { time.Sleep(time.Second) }}
+				tenant := plainTenant(s)
+				ctx, end := context.WithCancelCause(t.Context())
+				tenant.Server.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					nc, err := s.Dial(ctx, network, addr)
+					return parting{nc, "BDAT", end}, err
+				}
+				tenant.Pool = &Pool{Max: 1}
+				defer tenant.Pool.Close()
+				r, err := tenant.Submit(ctx, letter, tt.content, Options{})
+				if tt.sent == 0 {
+					if wantError(t, err, StageMail, KindTemporary); !errors.Is(err, errParted) {
+						t.Errorf("not clear: %v", err)
+					}
+				} else if err != nil || r.Status != StatusSent {
+					t.Errorf("%+v, %v", r, err)
+				}
+				submit(t, tenant)
+				if n := len(s.Contents()); n != tt.sent+1 || s.Sessions() != 2 {
+					t.Errorf("%d messages were sent by %d connections, want %d by 2", n, s.Sessions(), tt.sent+1)
+				}
+			})
+		})
 	}
 }
 

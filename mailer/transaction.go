@@ -93,21 +93,19 @@ func (t *transaction) run(ctx context.Context) (Reply, *Error) {
 // has become of the message.
 func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
 	c := t.c
-	stop := c.guard(ctx)
+	stop := c.hush(ctx)
 	t.announce()
 	e := t.say(ctx)
-	c.release(stop)
+	if !stop() {
+		defer func() { c.broken = true }()
+	}
 	if e != nil {
 		return Reply{}, e
 	}
 	c.begun = true
-	if c.broken { // ctx ended just now
-		e = c.lost(StageFinal, context.Cause(ctx))
-	}
+	// Who goes away now comes too late: the server has all of it.
 	ctx = context.Background()
-	if e == nil {
-		e = t.envelope(ctx)
-	}
+	e = t.envelope(ctx)
 	switch {
 	case e == nil:
 		return t.verdict(ctx)

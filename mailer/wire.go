@@ -142,6 +142,9 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 		if err := c.nc.SetWriteDeadline(time.Now().Add(within)); err != nil {
 			return 0, err
 		}
+		if c.hushed.Load() { // that may have been set later than the deadline of hush
+			return 0, os.ErrDeadlineExceeded
+		}
 	}
 	if c.cork == nil || len(p) <= record {
 		return c.nc.Write(p)
@@ -214,6 +217,19 @@ func (c *Conn) guard(ctx context.Context) (stop func() bool) {
 		return nil
 	}
 	return context.AfterFunc(ctx, c.hangUp)
+}
+
+// hush has nothing more said when ctx ends, until stop is called; what was said before
+// is answered all the same. Where stop returns false the connection is not to be used
+// any more.
+func (c *Conn) hush(ctx context.Context) (stop func() bool) {
+	if ctx.Done() == nil {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(ctx, func() {
+		c.hushed.Store(true)
+		_ = c.nc.SetWriteDeadline(began)
+	})
 }
 
 func (c *Conn) release(stop func() bool) {

@@ -34,6 +34,9 @@ type Script struct {
 	// all sessions; the last one stays. Lines are separated by "\n" and need no
 	// CR. Steps without an answer get the usual one.
 	Answers map[string][]string
+	// Hold, where it is set, is called at each step, and holds its reply back until it
+	// returns. Sessions call it at the same time.
+	Hold func(step string)
 	// Offer is what EHLO offers, STARTTLS and AUTH excepted.
 	Offer []string
 	// Auth is what EHLO offers behind AUTH once the session is secure, or at
@@ -139,6 +142,9 @@ func (p *play) answer(step string, line []byte, usual string) string {
 	}
 	if step == "MAIL" {
 		p.text.Reset()
+	}
+	if p.Hold != nil {
+		p.Hold(step)
 	}
 	return p.next(step, usual)
 }
