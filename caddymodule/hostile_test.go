@@ -1,13 +1,10 @@
 package caddymodule
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -370,71 +367,5 @@ func TestOneKey(t *testing.T) {
 	}
 	if n := len(script.Contents()); n != 1 {
 		t.Errorf("%d messages were sent", n)
-	}
-}
-
-// TestClientGone: a client that goes away, at whatever point, leaves nothing behind, and
-// never has half a message sent. What was accepted is sent all the same, and recorded so.
-func TestClientGone(t *testing.T) {
-	t.Parallel()
-	script := new(mailertest.Script)
-	p := startCaddy(t, scripted(t, script))
-	spools := func() (n int) {
-		dir := fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid)
-		files, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range files {
-			to, _ := os.Readlink(filepath.Join(dir, f.Name()))
-			if strings.Contains(to, ".spool") {
-				n++
-			}
-		}
-		return n
-	}
-	content := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("0123456789", 200_000)))
-	body := `{"to":"a@example.net","subject":"s","text":"t","attachments":[{"filename":"f","content":"` + content + `"}]}`
-	host := strings.TrimPrefix(p.URL, "http://")
-	request := fmt.Sprintf("POST /emails HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", host, testKey, len(body), body)
-	head := len(request) - len(body)
-	points := []int{1, head / 2, head, head + 1, head + 10, head + 20, head + 50, head + 90, head + 100, head + 1000}
-	for i := range 9 {
-		points = append(points, head+len(body)*(i+1)/10)
-	}
-	points = append(points, len(request)-1, len(request))
-	for _, n := range points {
-		c, err := net.Dial("tcp", host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Write([]byte(request[:n])); err != nil {
-			t.Fatal(err)
-		}
-		if n > head+400_000 && n < len(request) {
-			await(t, "the file is being spooled", func() bool { return spools() == 1 })
-		}
-		_ = c.Close()
-		await(t, "nothing is left of it", func() bool { return spools() == 0 })
-	}
-	accepted(t, p.post(body), 200, "sent")
-	await(t, "whole messages are sent", func() bool { return len(script.Contents()) >= 1 })
-	for _, m := range script.Contents() {
-		if strings.Count(m, "MDEyMzQ1Njc4OT") == 0 || !strings.HasSuffix(m, "--\r\n") || len(m) < len(content) {
-			t.Errorf("half a message was sent: %d octets", len(m))
-		}
-	}
-	var list struct{ Messages []messageView }
-	await(t, "all that was accepted is recorded as sent", func() bool {
-		p.ops(&list, "GET", "/outbox/messages")
-		return !slices.ContainsFunc(list.Messages, func(m messageView) bool { return m.State != "sent" })
-	})
-	// One that the client waited for, and the one whose client went when all was there,
-	// if that was read.
-	if n := len(script.Contents()); n != len(list.Messages) || n < 1 || n > 2 {
-		t.Errorf("%d messages were sent, and %d accepted", n, len(list.Messages))
-	}
-	if said := grepLines(p.output.String(), "panic", `"level":"error"`); said != "" {
-		t.Errorf("the log tells:\n%s", said)
 	}
 }
