@@ -17,12 +17,13 @@ import (
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/caddymodule/endurance"
 )
 
-// What the send route costs beside Caddy's respond handler, without connections: by a
-// tenant that delivers nothing, and with a log that goes nowhere.
+// What the send route costs beside Caddy's respond handler, without connections and with
+// a log that goes nowhere: by a tenant that delivers nothing, and, with accept, up to
+// where the message is in the outbox of one that is paused.
 //
 //	go test ./caddymodule -run '^$' -bench SendHandler -benchmem
 func BenchmarkSendHandler(b *testing.B) {
-	server := serveInside(b, `{
+	const site = `{
 		admin off
 		persist_config off
 		storage file_system DIR/storage
@@ -32,7 +33,7 @@ func BenchmarkSendHandler(b *testing.B) {
 			}
 		}
 		oauth_mail {
-			outbox off
+			OUTBOX
 			tenant nobody {
 				server localhost
 				auth none
@@ -48,18 +49,22 @@ func BenchmarkSendHandler(b *testing.B) {
 			respond "{\"id\":\"0\"}"
 		}
 		oauth_mail send
-	}`)
+	}`
 	body, err := json.Marshal(map[string]any{
 		"to": "b@example.net", "subject": "benchmark", "text": strings.Repeat("0123456789 abcdefghijklmnopqrstuvwxyz 0123456789 abcdefghijkl\n", 16),
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, path := range []string{"/respond", "/emails"} {
-		b.Run(strings.TrimPrefix(path, "/"), func(b *testing.B) {
-			b.ReportAllocs()
+	run := func(name, path, outbox string, want int) {
+		b.Run(name, func(b *testing.B) {
+			server := serveInside(b, strings.Replace(site, "OUTBOX", outbox, 1))
+			if want == http.StatusAccepted {
+				pauseInside(b, "nobody")
+			}
 			w := &quietWriter{header: make(http.Header)}
 			read := bytes.NewReader(nil)
+			b.ReportAllocs()
 			for b.Loop() {
 				read.Reset(body)
 				clear(w.header)
@@ -70,12 +75,33 @@ func BenchmarkSendHandler(b *testing.B) {
 				r.RemoteAddr, r.ContentLength = "127.0.0.1:1", int64(len(body))
 				r.Header.Set("Content-Type", "application/json")
 				r.Header.Set("Authorization", "Bearer key-of-the-benchmark-of-the-handler")
+				r.Header.Set("Prefer", "respond-async")
 				server.ServeHTTP(w, r)
-				if w.status != http.StatusOK {
+				if w.status != want {
 					b.Fatalf("status %d: %s", w.status, w.body)
 				}
 			}
 		})
+	}
+	run("respond", "/respond", "outbox off", http.StatusOK)
+	run("emails", "/emails", "outbox off", http.StatusOK)
+	run("accept", "/emails", "outbox bbolt DIR/outbox", http.StatusAccepted)
+}
+
+// pauseInside pauses a tenant in the outbox of the Caddy that serveInside runs.
+func pauseInside(b *testing.B, tenant string) {
+	b.Helper()
+	app, err := caddy.ActiveContext().App("oauth_mail")
+	if err != nil {
+		b.Fatal(err)
+	}
+	box, release, err := app.(*App).useOutbox()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer release()
+	if err := box.Pause(b.Context(), tenant, "benchmark"); err != nil {
+		b.Fatal(err)
 	}
 }
 
@@ -108,17 +134,17 @@ func serveInside(b *testing.B, config string) *caddyhttp.Server {
 }
 
 // quietWriter keeps the last answer.
-// SetReadDeadline is for nobody.
-func (*quietWriter) SetReadDeadline(time.Time) error { return nil }
-
-// SetWriteDeadline is for nobody.
-func (*quietWriter) SetWriteDeadline(time.Time) error { return nil }
-
 type quietWriter struct {
 	header http.Header
 	status int
 	body   []byte
 }
+
+// SetReadDeadline is for nobody.
+func (*quietWriter) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline is for nobody.
+func (*quietWriter) SetWriteDeadline(time.Time) error { return nil }
 
 func (w *quietWriter) Header() http.Header { return w.header }
 
