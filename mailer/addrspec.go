@@ -45,6 +45,9 @@ var encodedWord = regexp.MustCompile(`=\?[^?]+\?[bBqQ]\?[^?]*\?=`)
 
 // localFault says what is wrong with an unquoted local part.
 func localFault(s string) string {
+	if len(s) <= maxLocal && isUsualLocal(s) {
+		return ""
+	}
 	if strings.Trim(s, ".") == "" {
 		return `has nothing before the "@"`
 	}
@@ -70,6 +73,16 @@ func localFault(s string) string {
 		}
 	}
 	return ""
+}
+
+// isUsualLocal reports whether s is a dot-atom of what most local parts are made of.
+func isUsualLocal(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isAlnum(c) && c != '.' && c != '-' && c != '_' && c != '+' {
+			return false
+		}
+	}
+	return isDotAtom(s)
 }
 
 // isUTF8Atext reports whether r may stand in a local part under RFC 6531. More
@@ -123,10 +136,12 @@ func domainFault(s string) string {
 	if s == "localhost" {
 		return ""
 	}
-	label := s
-	for rest, more := s, true; more; {
-		label, rest, more = strings.Cut(rest, ".")
-		if !isLDH(label) {
+	label, begin := s, 0
+	for i := range len(s) + 1 {
+		if i < len(s) && s[i] != '.' {
+			continue
+		}
+		if label, begin = s[begin:i], i+1; !isLDH(label) {
 			return "has a domain that is not valid"
 		}
 	}

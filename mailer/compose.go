@@ -62,7 +62,8 @@ func (m *Message) compose(random io.Reader) (Content, error) {
 	c.flush()
 
 	m.Date, m.MessageID = work.Date, work.MessageID
-	content := &composed{segments: slices.Clone(c.segments), utf8Header: work.needsSMTPUTF8()}
+	content := &composed{utf8Header: work.needsSMTPUTF8()}
+	content.segments = append(content.one[:0], c.segments...)
 	for _, s := range content.segments {
 		content.size += s.size()
 	}
@@ -93,6 +94,7 @@ func (m *Message) senders() []Address {
 // composed is a Content made by Compose.
 type composed struct {
 	segments []segment
+	one      [1]segment // room for those of a message without attachments
 	size     int64
 	// utf8Header: an address in the header cannot be written in ASCII. All else
 	// is, always.
@@ -130,6 +132,9 @@ type part struct {
 // mixed(related(alternative(text, html, calendar), inline…), attachments…), without
 // the levels that would have one child.
 func (m *Message) tree(random io.Reader) (part, error) {
+	if m.HTML == "" && m.Calendar == nil && len(m.Attachments) == 0 { // often
+		return part{subtype: "plain", text: m.Text}, nil
+	}
 	var bodies, inline, files []part
 	if m.Text != "" {
 		bodies = append(bodies, part{subtype: "plain", text: m.Text})

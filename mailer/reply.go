@@ -233,16 +233,6 @@ func printable(s string, limit int) string {
 	return strings.TrimSpace(b.String())
 }
 
-// isPrintable reports whether all of s is ASCII that prints.
-func isPrintable(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
 // queueID finds the server's own name for a message in its reply to the
 // content. There is no standard for it; where no known form matches it returns
 // the empty string.

@@ -63,6 +63,25 @@ func excerpt(s string) string {
 	return b.String()
 }
 
+// isPrintable reports whether all of s is ASCII that prints. It looks at eight octets at
+// a time: whole texts of mails pass here.
+func isPrintable(s string) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(s) >= 8; s = s[8:] {
+		v := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		if (v|(v+ones)|(v-' '*ones))&highs != 0 { // beyond ASCII, DEL, below the space
+			return false
+		}
+	}
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 func isASCII[T string | []byte](s T) bool {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf {

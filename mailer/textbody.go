@@ -76,17 +76,14 @@ func writeQuotedPrintable(w io.Writer, text string) {
 
 // isPlain reports whether text, however its lines end, can go in 7 bits.
 func isPlain(text string) bool {
-	line := 0
-	for i := range len(text) {
-		switch c := text[i]; {
-		case ' ' <= c && c < 0x7f, c == '\t':
-			if line++; line > maxLine {
+	for line := range strings.SplitSeq(text, "\n") {
+		if len(line) <= maxLine && isPrintable(strings.TrimSuffix(line, "\r")) { // as most are
+			continue
+		}
+		for part := range strings.SplitSeq(line, "\r") { // alone it ends a line, too
+			if len(part) > maxLine || !isPrintable(strings.ReplaceAll(part, "\t", " ")) {
 				return false
 			}
-		case c == '\n', c == '\r':
-			line = 0
-		default:
-			return false
 		}
 	}
 	return true
