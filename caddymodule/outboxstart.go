@@ -63,14 +63,14 @@ func (d outboxDoor) Send(ctx context.Context, s mailer.Submission) (mailer.Recei
 		d.app.logger.Info("message not accepted", about.failure(e)...)
 		return mailer.Receipt{}, e
 	}
-	box, release, err := d.app.useOutbox()
+	state, box, err := d.app.referOpen()
 	if err != nil {
 		e := &mailer.Error{Stage: mailer.StageAccept, Kind: mailer.KindTemporary, Code: outbox.CodeUnavailable, Err: err}
 		about := mailedOf(s)
 		d.app.box.notAccepted(d.app, &about, e)
 		return mailer.Receipt{}, e
 	}
-	defer release()
+	defer state.unrefer()
 	about := mailedOf(s) // not s, which would keep the content while its sender waits
 	r, err := box.Send(ctx, s)
 	d.app.box.notAccepted(d.app, &about, err)

@@ -69,19 +69,29 @@ func referOutbox(key string) (*outboxState, error) {
 	return v.(*outboxState), nil
 }
 
+// unrefer gives a reference back.
+func (s *outboxState) unrefer() { _, _ = outboxes.Delete(s.key) }
+
 // useOutbox opens the outbox of a configuration unless it is open, and keeps it
 // open until release is called, whatever becomes of the configuration.
 func (a *App) useOutbox() (box *outbox.Outbox, release func(), err error) {
-	s, err := referOutbox(a.engine.OutboxKey())
+	s, box, err := a.referOpen()
 	if err != nil {
 		return nil, nil, err
 	}
-	release = sync.OnceFunc(func() { _, _ = outboxes.Delete(s.key) })
-	if box, err = s.open(a); err != nil {
-		release()
+	return box, sync.OnceFunc(s.unrefer), nil
+}
+
+// referOpen is useOutbox for whoever gives the reference back once.
+func (a *App) referOpen() (s *outboxState, box *outbox.Outbox, err error) {
+	if s, err = referOutbox(a.box.key); err != nil {
 		return nil, nil, err
 	}
-	return box, release, nil
+	if box, err = s.open(a); err != nil {
+		s.unrefer()
+		return nil, nil, err
+	}
+	return s, box, nil
 }
 
 // outboxStats are the figures of that outbox.
@@ -247,5 +257,5 @@ func (h *holdings) releaseOutbox(a *App) {
 	}
 	h.outbox = nil
 	s.withdraw(a)
-	_, _ = outboxes.Delete(s.key)
+	s.unrefer()
 }

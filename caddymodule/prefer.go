@@ -59,16 +59,18 @@ func (p preferences) patience() time.Duration {
 // apply notes which preferences were followed in the header of an answer, and
 // returns its status.
 func (p preferences) apply(h http.Header, r mailer.Receipt) int {
-	var applied []string
-	status := http.StatusOK
+	applied, status := "", http.StatusOK
 	if p.respondAsync && r.Status != mailer.StatusSent {
-		applied, status = append(applied, "respond-async"), http.StatusAccepted
+		applied, status = "respond-async", http.StatusAccepted
 	}
 	if p.waitSet {
-		applied = append(applied, "wait="+strconv.Itoa(int(p.wait/time.Second)))
+		if applied != "" {
+			applied += ", "
+		}
+		applied += "wait=" + strconv.Itoa(int(p.wait/time.Second))
 	}
-	if len(applied) > 0 {
-		h.Set("Preference-Applied", strings.Join(applied, ", "))
+	if applied != "" {
+		h["Preference-Applied"] = []string{applied}
 	}
 	return status
 }

@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ type Outbox struct {
 	settings atomic.Pointer[Settings]
 	waiters  waiters
 	lanes    lanes
+	storings sync.Pool // *storing
 	jitter   func() float64
 }
 

@@ -92,24 +92,36 @@ func (o *Outbox) Send(ctx context.Context, sub mailer.Submission) (mailer.Receip
 // errSlowStore is a store that has not answered for as long as a sender waits.
 var errSlowStore = errors.New("the storage of the outbox does not answer; the message may be stored and sent, or not")
 
+// storing is where somebody waits for a message to be stored. It serves one after the
+// other.
+type storing struct {
+	done  chan error
+	timer *time.Timer
+}
+
 // accept stores a message. Whoever goes away meanwhile would not know whether it was
 // stored, so the end of ctx does not count.
 func (o *Outbox) accept(ctx context.Context, m *Message, c mailer.Content) error {
-	done := make(chan error, 1)
+	s, _ := o.storings.Get().(*storing)
+	if s == nil {
+		s = &storing{make(chan error, 1), time.NewTimer(longestWait)}
+	} else {
+		s.timer.Reset(longestWait)
+	}
 	go func() {
 		defer func() {
 			if p := recover(); p != nil {
-				done <- fmt.Errorf("storing the message: panic: %v", p)
+				s.done <- fmt.Errorf("storing the message: panic: %v", p)
 			}
 		}()
-		done <- o.engine.Accept(context.WithoutCancel(ctx), m, c)
+		s.done <- o.engine.Accept(context.WithoutCancel(ctx), m, c)
 	}()
-	timer := time.NewTimer(longestWait)
-	defer timer.Stop()
 	select {
-	case err := <-done:
+	case err := <-s.done:
+		s.timer.Stop()
+		o.storings.Put(s)
 		return err
-	case <-timer.C:
+	case <-s.timer.C: // s is still the goroutine's
 		return errSlowStore
 	}
 }

@@ -424,11 +424,16 @@ func TestStorageHangs(t *testing.T) {
 		e := &stuck{free: make(chan struct{})}
 		defer close(e.free)
 		o := outbox.New(e, outbox.Settings{Policy: func(string) (outbox.Policy, bool) { return outbox.Policy{}, true }, Logger: slog.New(slog.DiscardHandler)})
-		began := time.Now()
-		_, err := o.Send(t.Context(), submission("lab"))
-		var m *mailer.Error
-		if !errors.As(err, &m) || m.Code != outbox.CodeUncertain || m.Kind != mailer.KindUnknown || time.Since(began) != 25*time.Second {
-			t.Errorf("%v after %v", err, time.Since(began))
+		for i := range 3 {
+			began := time.Now()
+			if i > 0 { // the answer about the message before comes late, and tells nothing of this one
+				time.AfterFunc(time.Second, func() { e.free <- struct{}{} })
+			}
+			_, err := o.Send(t.Context(), submission("lab"))
+			var m *mailer.Error
+			if !errors.As(err, &m) || m.Code != outbox.CodeUncertain || m.Kind != mailer.KindUnknown || time.Since(began) != 25*time.Second {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
 		}
 	})
 }
