@@ -422,7 +422,7 @@ func TestStorageHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := &stuck{free: make(chan struct{})}
-		defer close(e.free)
+		defer func() { e.free <- struct{}{} }()
 		o := outbox.New(e, outbox.Settings{Policy: func(string) (outbox.Policy, bool) { return outbox.Policy{}, true }, Logger: slog.New(slog.DiscardHandler)})
 		for i := range 3 {
 			began := time.Now()
