@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	bbolt "go.etcd.io/bbolt"
+
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer"
 	"github.com/caddy-oauth-mail/caddy-oauth-mail/mailer/outbox"
 )
@@ -106,7 +108,7 @@ func TestMillion(t *testing.T) {
 		begin := time.Now()
 		err := f()
 		took := time.Since(begin)
-		t.Logf("%-28s %v", what, took)
+		t.Logf("%-31s %v", what, took)
 		if err != nil || took > 100*time.Millisecond {
 			t.Errorf("%s: %v, %v", what, took, err)
 		}
@@ -133,6 +135,22 @@ func TestMillion(t *testing.T) {
 	ask("list by tenant and state", list(outbox.Filter{Tenant: "tenant-0", State: outbox.StateHeld}, 100))
 	ask("list by caller", list(outbox.Filter{CallerKind: "key", CallerName: "seldom"}, some))
 	ask("list by caller, none", list(outbox.Filter{CallerKind: "key", CallerName: "nobody"}, 0))
+	var oldest []string // a hundred and one
+	if err := e.view(func(tx *bbolt.Tx) error {
+		c := tx.Bucket(bucketMessages).Cursor()
+		for k, _ := c.First(); k != nil && len(oldest) < 101; k, _ = c.Next() {
+			oldest = append(oldest, string(k))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	last := oldest[len(oldest)-1]
+	ask("list at the end", list(outbox.Filter{Before: last}, 100))
+	ask("by tenant at the end", list(outbox.Filter{Before: last, Tenant: "tenant-7"}, 1))
+	ask("by state at the end", list(outbox.Filter{Before: last, State: outbox.StateHeld}, 1))
+	ask("by tenant and state at the end", list(outbox.Filter{Before: last, Tenant: "tenant-0", State: outbox.StateHeld}, 1))
+	ask("newer than those at the end", list(outbox.Filter{After: last}, 100))
 	ask("accept", func() error {
 		m, c := letter("new", octets)
 		return e.Accept(t.Context(), m, c)
