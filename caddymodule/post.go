@@ -80,7 +80,7 @@ func (h *Handler) sendOne(w http.ResponseWriter, r *http.Request, request *email
 	if h.app.mailer.Outbox == nil {
 		prefer = preferences{}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, sendTimeout)
+		ctx, cancel = mailer.Within(ctx, sendTimeout)
 		defer cancel()
 	}
 	receipt, err := h.app.mailer.Send(ctx, s)

@@ -64,7 +64,9 @@ type Conn struct {
 	cork   *cork  // between nc and raw; nil without TLS
 	out    gather // what is to be said next
 	writer patientWriter
-	hangUp func() // closes raw
+	hangUp func()      // closes raw
+	end    *time.Timer // calls hangUp where guard has it do so: ending
+	ending bool
 	// When reading and writing end, unless another time is set.
 	hearBy, sayBy deadline
 

@@ -57,7 +57,7 @@ func (m *Mailer) Send(ctx context.Context, s Submission) (Receipt, error) {
 	}
 	if s.Options.Wait > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.Options.Wait)
+		ctx, cancel = Within(ctx, s.Options.Wait)
 		defer cancel()
 	}
 	r, err := m.submit(ctx, t, s)

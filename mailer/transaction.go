@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -93,7 +94,10 @@ func (t *transaction) run(ctx context.Context) (Reply, *Error) {
 // has become of the message.
 func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
 	c := t.c
-	stop := c.hush(ctx)
+	stop := func() bool { return true }
+	if !t.goesAtOnce() {
+		stop = c.hush(ctx)
+	}
 	t.announce()
 	e := t.say(ctx)
 	if !stop() {
@@ -115,6 +119,18 @@ func (t *transaction) runSingle(ctx context.Context) (Reply, *Error) {
 		e.Stage, e.Kind = StageFinal, KindUnknown
 	}
 	return Reply{}, e
+}
+
+// goesAtOnce reports whether the system takes a single flight without any wait that
+// somebody could want to break off: what came before has been answered, so that there is
+// room. Only of the system's own connections is that known.
+func (t *transaction) goesAtOnce() bool {
+	const (
+		room    = 8 << 10
+		command = 1 << 10
+	)
+	_, systems := t.c.raw.(syscall.Conn)
+	return systems && t.content.Size()+int64(t.commands())*command <= room
 }
 
 // ready returns nil when the server waits for the content.

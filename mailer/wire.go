@@ -213,6 +213,12 @@ func (c *Conn) rest() {
 // guard has the connection closed when ctx ends, until release is called with what it
 // returns.
 func (c *Conn) guard(ctx context.Context) (stop func() bool) {
+	if b, ok := ctx.(*brief); ok {
+		if from, at, untimed := b.untimed(); untimed {
+			c.endAt(at)
+			ctx = from
+		}
+	}
 	if ctx.Done() == nil {
 		return nil
 	}
@@ -232,10 +238,24 @@ func (c *Conn) hush(ctx context.Context) (stop func() bool) {
 	})
 }
 
+// endAt has the connection closed at a time, by a timer that serves again and again.
+func (c *Conn) endAt(at time.Time) {
+	if c.end == nil {
+		c.end = time.AfterFunc(time.Until(at), c.hangUp)
+	} else {
+		c.end.Reset(time.Until(at))
+	}
+	c.ending = true
+}
+
 func (c *Conn) release(stop func() bool) {
 	if stop != nil && !stop() {
 		c.broken = true
 	}
+	if c.ending && !c.end.Stop() {
+		c.broken = true
+	}
+	c.ending = false
 }
 
 // hear reads one reply, as [readReplyTo] does.

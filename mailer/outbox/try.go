@@ -114,7 +114,7 @@ func (t *try) deliver(c mailer.Content) (r mailer.Receipt, e *mailer.Error) {
 		}
 		t.now = time.Now()
 	}()
-	ctx, cancel := context.WithTimeout(t.ctx, longestTry)
+	ctx, cancel := mailer.Within(t.ctx, longestTry)
 	defer cancel()
 	m := t.m
 	r, err := t.s.Deliver(ctx, mailer.Submission{
