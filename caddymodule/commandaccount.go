@@ -13,20 +13,25 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const accountArgument = "<account>"
+// accountVerb is a verb whose first argument is an account.
+func accountVerb(name, rest, short string, args cobra.PositionalArgs, run func(*commandLine, []string) error) *cobra.Command {
+	cmd := verb(name+" <account>"+rest, short, args, run)
+	cmd.Long = short + ".\n\n<account> is <provider>/<user>, a tenant's name, or a mailbox."
+	return cmd
+}
 
 func disconnectCommand() *cobra.Command {
-	cmd := verb("disconnect "+accountArgument, "Ends a sign-in, here and at the provider where that can be told", cobra.ExactArgs(1), (*commandLine).disconnect)
+	cmd := accountVerb("disconnect", "", "Ends a sign-in, here and at the provider where that can be told", cobra.ExactArgs(1), (*commandLine).disconnect)
 	cmd.Flags().Bool("yes", false, "Do not ask")
 	return cmd
 }
 
 func refreshCommand() *cobra.Command {
-	return verb("refresh "+accountArgument, "Renews an account's token now", cobra.ExactArgs(1), (*commandLine).refresh)
+	return accountVerb("refresh", "", "Renews an account's token now", cobra.ExactArgs(1), (*commandLine).refresh)
 }
 
 func importCommand() *cobra.Command {
-	return verb("import "+accountArgument+" [<file>]", "Takes over a refresh token from elsewhere, from a file or the standard input", cobra.RangeArgs(1, 2), (*commandLine).importToken)
+	return accountVerb("import", " [<file>]", "Takes over a refresh token from elsewhere, from a file or the standard input", cobra.RangeArgs(1, 2), (*commandLine).importToken)
 }
 
 // account finds the account that an argument means.

@@ -17,7 +17,7 @@ import (
 )
 
 func authorizeCommand() *cobra.Command {
-	cmd := verb("authorize "+accountArgument, "Signs in to an account: <provider>/<user>, a tenant's name, or a mailbox", cobra.ExactArgs(1), (*commandLine).authorize)
+	cmd := accountVerb("authorize", "", "Signs in to an account", cobra.ExactArgs(1), (*commandLine).authorize)
 	cmd.Flags().String("flow", "auto", "How: browser, device, paste, or auto")
 	cmd.Flags().Bool("no-open", false, "Open no browser")
 	return cmd

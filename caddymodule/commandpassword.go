@@ -24,12 +24,12 @@ const (
 )
 
 func passwordCommand() *cobra.Command {
-	cmd := verb("password", "Makes a password for a device that sends by SMTP, and shows it this once", cobra.NoArgs, (*commandLine).newPassword)
+	cmd := verb("password", "Makes a password for a device or a person, shows it this once, and prints its hash", cobra.NoArgs, (*commandLine).newPassword)
 	cmd.Flags().Int("length", usualPassword, "How many letters and digits it has")
 	return cmd
 }
 
-// newPassword asks no server: what it prints is for the configuration, and the device.
+// newPassword asks no server: what it prints is for the configuration, and for who signs in.
 func (c *commandLine) newPassword([]string) error {
 	length, _ := c.cmd.Flags().GetInt("length")
 	if length < minPassword || length > maxPassword {
@@ -49,7 +49,7 @@ func (c *commandLine) newPassword([]string) error {
 		return err
 	}
 	return c.show(answer, &v, func() {
-		c.printf("The password for the device, which is shown this once:\n\n  %s\n\nIn the Caddyfile, in the block of its user:\n\n  password %s\n", v.Password, v.Hash)
+		c.printf("The password, which is shown this once:\n\n  %s\n\nIts hash, for the Caddyfile (password of a device's user, or basic_auth):\n\n  %s\n", v.Password, v.Hash)
 	})
 }
 

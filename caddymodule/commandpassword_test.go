@@ -16,7 +16,7 @@ func TestCommandPassword(t *testing.T) {
 	t.Parallel()
 	p := configureCaddy(t, tenantAt("127.0.0.1:9"), "")
 	r := p.run("", "password")
-	said := regexp.MustCompile(`(?s)^.*\n\n  ([a-z2-9]{16})\n\n.*\n  password (\$2a\$10\$[./A-Za-z0-9]{53})\n$`).FindStringSubmatch(r.out)
+	said := regexp.MustCompile(`(?s)^.*\n\n  ([a-z2-9]{16})\n\n.*\n\n  (\$2a\$10\$[./A-Za-z0-9]{53})\n$`).FindStringSubmatch(r.out)
 	if r.code != 0 || said == nil {
 		t.Fatalf("%+v", r)
 	}
