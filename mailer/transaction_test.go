@@ -3,6 +3,7 @@ package mailer
 import (
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -257,3 +258,41 @@ type shrinking struct{}
 
 func (shrinking) Open() (io.ReadCloser, error) { return Bytes("x").Open() }
 func (shrinking) Size() int64                  { return 100 }
+
+// TestGoesAtOnce: only what the system takes without a wait travels with nobody watching
+// whether its sender leaves.
+func TestGoesAtOnce(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	pipe, far := net.Pipe()
+	defer pipe.Close()
+	defer far.Close()
+	for _, tt := range []struct {
+		name       string
+		nc         net.Conn
+		octets     int
+		recipients int
+		want       bool
+	}{
+		{"small", socket, 6 << 10, 1, true},
+		{"large", socket, 6<<10 + 1, 1, false},
+		{"many recipients", socket, 1 << 10, 7, false},
+		{"not of the system", pipe, 1, 1, false},
+	} {
+		transaction := transaction{c: &Conn{raw: tt.nc}, outgoing: &outgoing{
+			env: Envelope{To: make([]Address, tt.recipients)}, content: wireContent{text: strings.Repeat("x", tt.octets)},
+		}}
+		if got := transaction.goesAtOnce(); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}
