@@ -144,7 +144,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if noted.answered {
 		requestsTotal.WithLabelValues(h.Endpoint, strconv.Itoa(noted.status)).Inc()
 	}
-	if len(w.Header()["Idempotent-Replayed"]) > 0 {
+	if w.Header().Get("Idempotent-Replayed") != "" {
 		replaysTotal.Inc()
 	}
 	return err

@@ -99,7 +99,7 @@ func (h *Handler) sendOne(w http.ResponseWriter, r *http.Request, request *email
 	}
 	status := prefer.apply(w.Header(), receipt)
 	if status == http.StatusAccepted {
-		w.Header()["Location"] = []string{calledPath(r) + "/" + receipt.ID}
+		w.Header().Set("Location", calledPath(r)+"/"+receipt.ID)
 	}
 	if receipt.Replayed {
 		w.Header().Set("Idempotent-Replayed", "true")

@@ -59,18 +59,16 @@ func (p preferences) patience() time.Duration {
 // apply notes which preferences were followed in the header of an answer, and
 // returns its status.
 func (p preferences) apply(h http.Header, r mailer.Receipt) int {
-	applied, status := "", http.StatusOK
+	var applied []string
+	status := http.StatusOK
 	if p.respondAsync && r.Status != mailer.StatusSent {
-		applied, status = "respond-async", http.StatusAccepted
+		applied, status = append(applied, "respond-async"), http.StatusAccepted
 	}
 	if p.waitSet {
-		if applied != "" {
-			applied += ", "
-		}
-		applied += "wait=" + strconv.Itoa(int(p.wait/time.Second))
+		applied = append(applied, "wait="+strconv.Itoa(int(p.wait/time.Second)))
 	}
-	if applied != "" {
-		h["Preference-Applied"] = []string{applied}
+	if len(applied) > 0 {
+		h.Set("Preference-Applied", strings.Join(applied, ", "))
 	}
 	return status
 }

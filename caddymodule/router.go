@@ -45,9 +45,6 @@ func (rs routes[H]) find(method, cleaned string) (handle H, params map[string]st
 // matchPattern reports whether a path is of a pattern, and returns the values of its
 // parameters; nil for none.
 func matchPattern(pattern, cleaned string) (params map[string]string, ok bool) {
-	if pattern == cleaned && !strings.Contains(pattern, "{") {
-		return nil, true
-	}
 	for more := true; more; {
 		var want, got string
 		var further bool
