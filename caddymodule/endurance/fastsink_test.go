@@ -173,15 +173,7 @@ func serveAll(serve func(net.Conn)) (port int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serve(nc)
-		}
-	}()
+	go mailertest.ServeAll(l, serve)
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 

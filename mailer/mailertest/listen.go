@@ -21,14 +21,17 @@ func Listen(t testing.TB, serve func(net.Conn)) (host string, port int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serve(nc)
-		}
-	}()
+	go ServeAll(l, serve)
 	return "127.0.0.1", l.Addr().(*net.TCPAddr).Port
+}
+
+// ServeAll serves all who connect, each in a goroutine, until the listener is closed.
+func ServeAll(l net.Listener, serve func(net.Conn)) {
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go serve(nc)
+	}
 }
